@@ -1,0 +1,1 @@
+"""HTTP: the only place of b1 that knows scopes, headers and status codes."""
