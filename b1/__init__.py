@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     )
     from b1.identity import Credentials
     from b1.limiter import Caller, Policy, PolicyTable
-    from b1.runtime import B1
+    from b1.profile import B1
     from b1.settings import Settings
     from b1.types import Principal
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "B1": "b1.runtime",
+    "B1": "b1.profile",
     "B1Error": "b1.errors",
     "Caller": "b1.limiter",
     "ConfigurationError": "b1.errors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +32,27 @@ class Reclaimable(Protocol):
     def reclaim(self, target_bytes: int) -> int:
         """Give up at least `target_bytes` if it can; return the bytes given up."""
         ...
+
+
+Versions = tuple[tuple[str, int], ...]
+
+
+class TaggedEntry(Protocol):
+    """A stored value of a `TaggedMap`."""
+
+    value: Any
+
+
+class TaggedMap(Protocol):
+    """A bounded map whose entries become stale by tag. Take the versions before a load and give them to `put` after."""
+
+    def get(self, key: str) -> TaggedEntry | None: ...
+
+    def put(self, key: str, value: Any, held_bytes: int, *, ttl_s: float, versions: Versions) -> bool: ...
+
+    def versions_of(self, tags: Iterable[str]) -> Versions: ...
+
+    def invalidate(self, tags: Iterable[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class RequestContext:
         started_s: monotonic arrival (observe).
         route: the matched route with its b1 options; a catch-all when nothing matched (observe).
         path_values: the route's path parameters, as text (observe).
+        fields: the request's headers by lower-case name, the last of a repeated name; where a repetition matters, look
+            at ``scope["headers"]`` (observe).
         response_headers: added to whatever answer leaves (any layer appends).
         status: of the answer, 0 until it starts (observe).
         client: canonical client address, or ``unknown`` (guard).
@@ -35,6 +37,7 @@ class RequestContext:
         "attempt",
         "client",
         "code",
+        "fields",
         "path_values",
         "principal",
         "request_id",
@@ -45,11 +48,19 @@ class RequestContext:
         "storable",
     )
 
-    def __init__(self, request_id: str, started_s: float, route: Route, path_values: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        started_s: float,
+        route: Route,
+        path_values: Mapping[str, str],
+        fields: Mapping[bytes, bytes],
+    ) -> None:
         self.request_id = request_id
         self.started_s = started_s
         self.route = route
         self.path_values = path_values
+        self.fields = fields
         self.response_headers: Headers = []
         self.status = 0
         self.client = "unknown"

@@ -1,0 +1,201 @@
+"""Probes and the health report: built from snapshots, never from a connection of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from b1 import __version__
+from b1.cache import CacheSnapshot
+from b1.db import DatabaseSnapshot
+from b1.governor import GovernorSnapshot, LagSnapshot
+from b1.idempotency import IdempotencySnapshot
+from b1.store.base import StoreSnapshot
+
+POSTGRES_AWAY_S = 15.0
+_DRAFT_STATUS = {"healthy": "pass", "degraded": "warn", "unhealthy": "fail", "disabled": "pass"}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything the report needs, read at one moment.
+
+    `phase`: ``starting``, ``running``, ``draining`` or ``stopped``. `database` is None when not configured;
+    `cache_layers` are (name, hits, misses).
+    """
+
+    phase: str
+    wall_s: float
+    database: DatabaseSnapshot | None
+    is_redis_configured: bool
+    store: StoreSnapshot
+    limiter_enabled: bool
+    idempotency: IdempotencySnapshot | None
+    cache: CacheSnapshot
+    cache_layers: tuple[tuple[str, int, int], ...]
+    memory: GovernorSnapshot
+    memory_source: str
+    loop: LagSnapshot
+    db_limit: int
+    redis_limit: int
+
+
+class Health:
+    """Answers /live, /ready, /health and /health/detailed.
+
+    Args:
+        read: returns the present state; snapshots only.
+    """
+
+    def __init__(self, read: Callable[[], State]) -> None:
+        self._read = read
+
+    def live(self) -> tuple[int, dict[str, Any]]:
+        """Say whether the process should live: a stopped runtime is the one state that a restart cures."""
+        is_alive = self._read().phase != "stopped"
+        return (200 if is_alive else 503), {"status": "alive" if is_alive else "dead"}
+
+    def ready(self) -> tuple[int, dict[str, Any]]:
+        """Say whether traffic should come, and why not."""
+        reason = not_ready_reason(self._read())
+        return (200, {"status": "ready"}) if reason is None else (503, {"status": "not ready", "reason": reason})
+
+    def short(self) -> tuple[int, dict[str, Any]]:
+        """Return the verdict; 503 only when `live` is, since App Service replaces an instance on this."""
+        state = self._read()
+        verdict = overall(state)
+        return (503 if verdict == "unhealthy" else 200), {"status": verdict, "timestamp": _iso(state.wall_s)}
+
+    def detailed(self) -> tuple[int, dict[str, Any]]:
+        """Return the whole report, redacted: no routes, no ids, no addresses."""
+        state = self._read()
+        verdict = overall(state)
+        return (503 if verdict == "unhealthy" else 200), {
+            "status": verdict,
+            "timestamp": _iso(state.wall_s),
+            "version": __version__,
+            "components": components(state),
+            "performance": {
+                "redis_latency_ms": state.store.latency_ms,
+                "caching_enabled": state.cache.enabled,
+                "rate_limiting_enabled": state.limiter_enabled,
+                "idempotency_enabled": state.idempotency is not None,
+            },
+            "budgets": _budgets(state),
+            "memory": {
+                "limit_bytes": state.memory.limit_bytes,
+                "used_bytes": state.memory.used_bytes,
+                "ratio": round(state.memory.ratio, 4),
+                "level": state.memory.level,
+                "source": state.memory_source,
+            },
+            "event_loop": {
+                "lag_ms": {
+                    "p50": round(state.loop.p50_s * 1000, 2),
+                    "p99": round(state.loop.p99_s * 1000, 2),
+                    "max": round(state.loop.max_s * 1000, 2),
+                }
+            },
+        }
+
+    def draft(self) -> tuple[int, dict[str, Any]]:
+        """Return the same in the shape of application/health+json (draft-inadarei-api-health-check-06)."""
+        status, report = self.detailed()
+        checks = {
+            name: [
+                {
+                    **part,
+                    "componentType": "component",
+                    "status": _DRAFT_STATUS[part["status"]],
+                    "time": report["timestamp"],
+                }
+            ]
+            for name, part in report["components"].items()
+        }
+        return status, {
+            "status": _DRAFT_STATUS[report["status"]],
+            "version": "1",
+            "releaseId": report["version"],
+            "checks": checks,
+        }
+
+
+def not_ready_reason(state: State) -> str | None:
+    """Return why no traffic should come, or None."""
+    if state.phase != "running":
+        return state.phase
+    if state.memory.level in ("critical", "emergency"):
+        return "memory"
+    database = state.database
+    if database is not None and database.away_s is not None and database.away_s >= POSTGRES_AWAY_S:
+        return "postgres"
+    return None
+
+
+def overall(state: State) -> str:
+    """Return ``healthy``, ``degraded`` or ``unhealthy``."""
+    if state.phase == "stopped":
+        return "unhealthy"
+    is_degraded = any(part["status"] == "degraded" for part in components(state).values())
+    return "degraded" if is_degraded or not_ready_reason(state) is not None else "healthy"
+
+
+def components(state: State) -> dict[str, dict[str, Any]]:
+    """Return every component with its status; what is not configured says ``disabled`` and is no fault."""
+    is_redis_away = state.is_redis_configured and not state.store.connected
+    is_pressed = state.memory.level not in ("normal", "elevated")
+    return {
+        "api_gateway": {"status": "healthy" if state.phase == "running" else "degraded", "phase": state.phase},
+        "postgres": _postgres(state.database),
+        "redis": _redis(state, is_redis_away),
+        "rate_limiter": _switchable(state.limiter_enabled, is_redis_away, mode=state.store.mode),
+        "idempotency": _switchable(state.idempotency is not None, is_redis_away, mode=state.store.mode),
+        "cache": {"status": "healthy" if state.cache.enabled else "disabled", "entries": state.cache.entries},
+        "streams": {"status": "disabled"},
+        "jobs": {"status": "disabled"},
+        "memory": {"status": "degraded" if is_pressed else "healthy", "level": state.memory.level},
+        "event_loop": {"status": "degraded" if state.loop.p99_s > 0.25 else "healthy"},
+        "guardrails": {"status": "healthy"},
+    }
+
+
+def _postgres(database: DatabaseSnapshot | None) -> dict[str, Any]:
+    if database is None:
+        return {"status": "disabled"}
+    away = {} if database.away_s is None else {"away_s": round(database.away_s, 1)}
+    return {"status": "healthy" if database.away_s is None else "degraded", **away}
+
+
+def _redis(state: State, is_away: bool) -> dict[str, Any]:
+    if not state.is_redis_configured:
+        return {"status": "disabled"}
+    return {"status": "degraded" if is_away else "healthy", "latency_ms": state.store.latency_ms}
+
+
+def _switchable(is_on: bool, is_redis_away: bool, *, mode: str) -> dict[str, Any]:
+    if not is_on:
+        return {"status": "disabled"}
+    return {"status": "degraded" if is_redis_away else "healthy", "mode": mode}
+
+
+def _budgets(state: State) -> dict[str, Any]:
+    database = state.database
+    return {
+        "db": {
+            "limit": state.db_limit,
+            "in_use": database.in_use if database else 0,
+            "idle": database.idle if database else 0,
+            "waiting": database.waiting if database else 0,
+        },
+        "redis": {
+            "limit": state.redis_limit,
+            "in_use": 1 if state.is_redis_configured and state.store.connected else 0,
+            "reserve_used": 0,
+        },
+    }
+
+
+def _iso(wall_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall_s))

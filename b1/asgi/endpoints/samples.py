@@ -1,0 +1,72 @@
+"""What every service's snapshot says, in the catalogue's terms; read when somebody scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from b1.asgi.endpoints.health import State
+from b1.metrics import names
+from b1.metrics.registry import Sample
+
+
+def samples(state: State) -> Iterator[Sample]:
+    """Yield one sample per number."""
+    yield from _memory(state)
+    yield from _database(state)
+    yield from _store(state)
+    yield from _cache(state)
+    yield from _idempotency(state)
+
+
+def _memory(state: State) -> Iterator[Sample]:
+    yield names.MEMORY_LIMIT, (), float(state.memory.limit_bytes)
+    yield names.MEMORY_USED, (), float(state.memory.used_bytes)
+    yield names.MEMORY_LEVEL, (), float(state.memory.level_number)
+    yield names.LOOP_LAG, ("0.5",), state.loop.p50_s
+    yield names.LOOP_LAG, ("0.99",), state.loop.p99_s
+    yield names.LOOP_LAG, ("1",), state.loop.max_s
+
+
+def _database(state: State) -> Iterator[Sample]:
+    database = state.database
+    yield names.DB_LIMIT, (), float(state.db_limit)
+    if database is None:
+        return
+    yield names.DB_UP, (), float(database.away_s is None)
+    yield names.DB_ACTIVE, (), float(database.in_use)
+    yield names.DB_IDLE, (), float(database.idle)
+    yield names.DB_WAITING, (), float(database.waiting)
+    for event in ("acquired", "refused", "timeouts", "cancels", "yielded", "opened"):
+        yield names.DB_EVENTS, (event,), float(getattr(database, event))
+
+
+def _store(state: State) -> Iterator[Sample]:
+    store = state.store
+    for mode in ("memory", "redis", "local"):
+        yield names.LIMIT_MODE, (mode,), float(store.mode == mode)
+    yield names.STORE_KEYS, (), float(store.keys)
+    yield names.STORE_BYTES, (), float(store.held_bytes)
+    if state.is_redis_configured:
+        yield names.STORE_UP, (), float(store.connected)
+        yield names.STORE_ROUND_TRIPS, (), float(store.round_trips)
+        yield names.STORE_ERRORS, (), float(store.errors)
+
+
+def _cache(state: State) -> Iterator[Sample]:
+    cache = state.cache
+    yield names.CACHE_BYTES, (), float(cache.held_bytes)
+    yield names.CACHE_ENTRIES, (), float(cache.entries)
+    for cause, count in cache.evictions.items():
+        yield names.CACHE_EVICTIONS, (cause,), float(count)
+    for layer, hits, misses in state.cache_layers:
+        yield names.CACHE_HITS, (layer,), float(hits)
+        yield names.CACHE_MISSES, (layer,), float(misses)
+
+
+def _idempotency(state: State) -> Iterator[Sample]:
+    idempotency = state.idempotency
+    if idempotency is None:
+        return
+    yield names.IDEMPOTENCY_IN_FLIGHT, (), float(idempotency.in_flight)
+    for event in ("replays", "conflicts", "takeovers", "not_storable", "errors"):
+        yield names.IDEMPOTENCY_EVENTS, (event,), float(getattr(idempotency, event))

@@ -1,0 +1,72 @@
+"""Bounds what a client may send, and says who the client is as far as the network knows."""
+
+from __future__ import annotations
+
+from b1.asgi.context import RequestContext
+from b1.asgi.reply import send_problem
+from b1.errors import BodyTooLarge, MalformedRequest
+from b1.limiter import client_address
+from b1.types import ASGIApp, Message, Receive, Scope, Send
+from b1.units import format_bytes
+
+
+class Guard:
+    """Caps bodies, with and without a length, and sets the client's address.
+
+    Args:
+        proxy: ``azure``, ``none`` or the number of trusted proxies in front.
+    """
+
+    def __init__(self, app: ASGIApp, *, body_limit_bytes: int, proxy: str) -> None:
+        self._app = app
+        self._body_limit_bytes = body_limit_bytes
+        self._proxy = proxy
+        self._detail = f"at most {format_bytes(body_limit_bytes)} are accepted"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context: RequestContext = scope["b1"]
+        peer = scope.get("client")
+        context.client = client_address(peer[0] if peer else None, scope["headers"], self._proxy)
+        if "\0" in scope["path"]:
+            await send_problem(send, MalformedRequest("the path contains a NUL"), scope)
+            return
+        length = context.fields.get(b"content-length")
+        if length is not None:
+            if not length.isdigit() or int(length) > self._body_limit_bytes:
+                await send_problem(send, BodyTooLarge(self._detail), scope)
+                return
+        elif b"transfer-encoding" in context.fields:
+            await self._counted(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count a body that announces no length, and answer 413 in the application's place once it is too long."""
+        received_bytes = 0
+        is_too_large = has_refused = False
+
+        async def counting() -> Message:
+            nonlocal received_bytes, is_too_large
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > self._body_limit_bytes:
+                is_too_large = True
+                raise BodyTooLarge(self._detail)
+            return message
+
+        async def refusing(message: Message) -> None:
+            nonlocal has_refused
+            if not is_too_large:
+                await send(message)
+            elif not has_refused:
+                has_refused = True
+                await send_problem(send, BodyTooLarge(self._detail), scope, headers=[(b"connection", b"close")])
+
+        try:
+            await self._app(scope, counting, refusing)
+        except BodyTooLarge:
+            if scope["b1"].status == 0:
+                await refusing({"type": "http.response.start"})

@@ -1,0 +1,58 @@
+"""Asks the limiter once, adds its headers to whatever answer follows, or refuses with 429."""
+
+from __future__ import annotations
+
+import orjson
+
+from b1.asgi.body import ClientDisconnected, read_body, replay_body
+from b1.asgi.context import RequestContext
+from b1.asgi.limits import Limits
+from b1.asgi.reply import send_problem
+from b1.errors import BodyTooLarge, MalformedRequest, RequestError
+from b1.types import ASGIApp, Receive, Scope, Send
+
+
+class LimiterLayer:
+    """Spends before the body is read, except on routes whose class stands in their body."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context: RequestContext = scope["b1"]
+        options = context.route.options
+        policies = options.limits
+        if options.classify is not None and context.principal is not None:
+            try:
+                policies, receive = await self._classified(context, receive)
+            except ClientDisconnected:
+                return
+            except RequestError as error:
+                await send_problem(send, error, scope)
+                return
+        refusal = await self._limits.charge(context, policies or self._limits.default(context, scope["method"]))
+        if refusal is not None:
+            await send_problem(send, refusal, scope)
+            return
+        await self._app(scope, receive, send)
+
+    async def _classified(self, context: RequestContext, receive: Receive) -> tuple[tuple[str, ...], Receive]:
+        """Read the body to learn the class; what cannot be classed spends the route's own limits and is judged there."""
+        options = context.route.options
+        assert options.classify is not None
+        try:
+            body = await read_body(receive, options.classify_bytes)
+        except BodyTooLarge as error:
+            refusal = await self._limits.charge(context, options.limits)
+            raise refusal or error from None
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            refusal = await self._limits.charge(context, options.limits)
+            raise refusal or MalformedRequest("the body is no JSON document") from None
+        policies = options.classify(value) if isinstance(value, dict) else options.limits
+        return policies or options.limits, replay_body(body, receive)

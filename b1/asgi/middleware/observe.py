@@ -1,0 +1,102 @@
+"""The outermost layer: gives the request its id and route, times it, counts it, and answers what nobody else caught."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from b1.asgi.context import CONTEXT, RequestContext
+from b1.asgi.reply import problem, send_problem, send_problem_document
+from b1.asgi.routes import RouteTable
+from b1.clock import Clock
+from b1.errors import RequestError
+from b1.logs import REQUEST_ID
+from b1.metrics import Metrics
+from b1.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("b1.http")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Observe:
+    """Sees every request, refusals included."""
+
+    def __init__(self, app: ASGIApp, *, routes: RouteTable, metrics: Metrics, clock: Clock) -> None:
+        self._app = app
+        self._routes = routes
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method: str = scope["method"]
+        root: str = scope.get("root_path", "")
+        path: str = scope["path"]
+        route, values = self._routes.find(method, path.removeprefix(root) if root else path)
+        fields = dict(scope["headers"])
+        request_id = _request_id(fields.get(b"x-request-id"))
+        context = RequestContext(request_id, self._clock.monotonic(), route, values, fields)
+        scope["b1"] = context
+        CONTEXT.set(context)
+        REQUEST_ID.set(request_id)
+        self._metrics.in_flight += 1
+        try:
+            await self._app(scope, receive, _with_headers(context, send))
+        except Exception as error:  # noqa: BLE001 - the last resort: logged, counted and answered
+            await self._failed(error, context, scope, send)
+        finally:
+            self._metrics.in_flight -= 1
+            self._metrics.request_answered(
+                method if method in _METHODS else "other",
+                route.template,
+                context.status,
+                self._clock.monotonic() - context.started_s,
+            )
+
+    async def _failed(self, error: Exception, context: RequestContext, scope: Scope, send: Send) -> None:
+        """Log what no handler caught and answer, unless an answer is already on its way."""
+        if isinstance(error, RequestError) and context.status == 0:
+            await send_problem(_with_headers(context, send), error, scope)
+            return
+        self._metrics.unhandled_error()
+        log.error(
+            "unhandled error",
+            exc_info=error,
+            extra={"method": scope["method"], "route": context.route.template, "status": context.status},
+        )
+        if context.status == 0:
+            context.code = "INTERNAL_ERROR"
+            members = problem(
+                status=500,
+                code="INTERNAL_ERROR",
+                detail="The server failed; the request id names this failure in its log.",
+                instance=scope["path"],
+                request_id=context.request_id,
+            )
+            await send_problem_document(_with_headers(context, send), members)
+
+
+def _with_headers(context: RequestContext, send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            context.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                *context.response_headers,
+                (b"x-request-id", context.request_id.encode()),
+            ]
+        await send(message)
+
+    return send_with_headers
+
+
+def _request_id(sent: bytes | None) -> str:
+    """Take a well-formed id from the caller, or make one: 16 random bytes, as text that needs no escaping."""
+    if sent is not None and _REQUEST_ID.fullmatch(sent):
+        return sent.decode()
+    return os.urandom(16).hex()

@@ -1,0 +1,127 @@
+"""The profile's own endpoints, answered before anything can refuse them: probes, health, metrics, stats, the page.
+
+In production everything but the probes needs the admin token. More than 1000 requests a minute from one address get the
+last rendered answer instead of a new one: a probe is never refused.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from b1.asgi.context import RequestContext
+from b1.asgi.endpoints.health import Health
+from b1.asgi.reply import JSON_TYPE, problem, send_bytes, send_problem, send_problem_document
+from b1.errors import Unauthenticated
+from b1.settings import Secret
+from b1.types import ASGIApp, Receive, Scope, Send
+
+# (status, content type, body)
+Answer = tuple[int, bytes, bytes]
+_NO_STORE = [(b"cache-control", b"no-store")]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path of the profile. `is_open`: needs no token, also in production."""
+
+    render: Callable[[RequestContext], Answer]
+    is_open: bool = False
+
+
+class Probes:
+    """Serves `endpoints`; every other path goes on.
+
+    Args:
+        admin_token: needed for endpoints that are not open; None leaves them open (development).
+        within_limit: says whether this address may have a freshly rendered answer.
+        hidden: paths that answer 404 because their feature is switched off.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        endpoints: dict[str, Endpoint],
+        admin_token: Secret | None,
+        within_limit: Callable[[str], bool],
+        hidden: frozenset[str],
+    ) -> None:
+        self._app = app
+        self._endpoints = endpoints
+        self._admin_token = admin_token
+        self._within_limit = within_limit
+        self._hidden = hidden
+        self._last: dict[str, Answer] = {}  # written by the loop's thread only; one answer per endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        endpoint = self._endpoints.get(path)
+        if endpoint is None and path not in self._hidden:
+            await self._app(scope, receive, send)
+            return
+        context: RequestContext = scope["b1"]
+        if endpoint is None:
+            await _refuse(send, context, path, 404, "NOT_FOUND")
+        elif scope["method"] not in ("GET", "HEAD"):
+            await _refuse(send, context, path, 405, "METHOD_NOT_ALLOWED")
+        elif not endpoint.is_open and not self._is_admin(context):
+            await send_problem(send, Unauthenticated("this endpoint needs the admin token"), scope)
+        else:
+            status, content_type, body = self._answer(path, endpoint, context, scope)
+            await send_bytes(send, status, b"" if scope["method"] == "HEAD" else body, content_type, _NO_STORE)
+
+    def _answer(self, path: str, endpoint: Endpoint, context: RequestContext, scope: Scope) -> Answer:
+        peer = scope.get("client")
+        last = self._last.get(path)
+        if last is not None and not self._within_limit(peer[0] if peer else "unknown"):
+            return last
+        answer = endpoint.render(context)
+        self._last[path] = answer
+        return answer
+
+    def _is_admin(self, context: RequestContext) -> bool:
+        if self._admin_token is None:
+            return True
+        scheme, _, token = context.fields.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._admin_token.reveal().encode())
+
+
+def health_endpoints(health: Health) -> dict[str, Endpoint]:
+    """Return the four open probes."""
+
+    def detailed(context: RequestContext) -> Answer:
+        if b"application/health+json" in context.fields.get(b"accept", b""):
+            status, report = health.draft()
+            return status, b"application/health+json", orjson.dumps(report)
+        return _json(health.detailed())
+
+    return {
+        "/live": Endpoint(lambda _: _json(health.live()), is_open=True),
+        "/ready": Endpoint(lambda _: _json(health.ready()), is_open=True),
+        "/health": Endpoint(lambda _: _json(health.short()), is_open=True),
+        "/health/detailed": Endpoint(detailed, is_open=True),
+    }
+
+
+def json_endpoint(read: Callable[[], Any]) -> Endpoint:
+    """Return an endpoint that renders what `read` returns."""
+    return Endpoint(lambda _: (200, JSON_TYPE, orjson.dumps(read(), option=orjson.OPT_SERIALIZE_DATACLASS)))
+
+
+def _json(answer: tuple[int, dict[str, Any]]) -> Answer:
+    return answer[0], JSON_TYPE, orjson.dumps(answer[1])
+
+
+async def _refuse(send: Send, context: RequestContext, path: str, status: int, code: str) -> None:
+    context.code = code
+    members = problem(status=status, code=code, instance=path, request_id=context.request_id)
+    headers = [(b"allow", b"GET, HEAD")] if status == 405 else []
+    await send_problem_document(send, members, headers=headers)

@@ -1,0 +1,109 @@
+"""Which layers and endpoints a runtime has: what is switched on, and nothing else. The order stands in `b1.asgi.stack`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from b1.asgi import stack
+from b1.asgi.context import RequestContext
+from b1.asgi.endpoints.dashboard import dashboard_endpoint
+from b1.asgi.endpoints.health import Health
+from b1.asgi.middleware.admission import Admission
+from b1.asgi.middleware.cache import CacheLayer
+from b1.asgi.middleware.cors import cors_layer
+from b1.asgi.middleware.deadline import Deadline
+from b1.asgi.middleware.guard import Guard
+from b1.asgi.middleware.idempotency import IdempotencyMiddleware
+from b1.asgi.middleware.identity import IdentityLayer
+from b1.asgi.middleware.limiter import LimiterLayer
+from b1.asgi.middleware.observe import Observe
+from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints, json_endpoint
+from b1.asgi.routes import RouteTable
+from b1.runtime import Runtime
+from b1.types import ASGIApp
+
+_API_DOCS = frozenset({"/openapi.json", "/api-docs", "/docs", "/docs/oauth2-redirect", "/redoc"})
+
+
+def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
+    """Choose the layers that are on; their order stands in `b1.asgi.stack`."""
+    settings, plan = runtime.settings, runtime.plan
+    limits = runtime.limits if settings.enable_rate_limiting else None
+    layers: list[tuple[str, stack.Layer]] = [
+        ("observe", partial(Observe, routes=RouteTable.of(routed), metrics=runtime.metrics, clock=runtime.clock)),
+        (
+            "probes",
+            partial(
+                Probes,
+                endpoints=_endpoints(runtime),
+                admin_token=settings.admin_token if settings.is_production else None,
+                within_limit=runtime.limiter.within_health_limit,
+                hidden=frozenset() if settings.enable_api_docs else _API_DOCS,
+            ),
+        ),
+        ("guard", partial(Guard, body_limit_bytes=plan.body_limit_bytes, proxy=settings.proxy or "none")),
+        (
+            "admission",
+            partial(
+                Admission,
+                limit=plan.concurrent_requests,
+                is_running=runtime.is_running,
+                is_critical=runtime.is_critical,
+            ),
+        ),
+        ("identity", partial(IdentityLayer, identity=runtime.identity, limits=limits)),
+        ("deadline", partial(Deadline, clock=runtime.clock, default_s=plan.request_deadline_s)),
+    ]
+    if settings.cors_origins:
+        layers.append(("cors", cors_layer(settings.cors_origins)))
+    if limits is not None:
+        layers.append(("limiter", partial(LimiterLayer, limits=limits)))
+    if runtime.idempotency is not None:
+        layers.append(("idempotency", partial(IdempotencyMiddleware, service=runtime.idempotency)))
+    if settings.enable_caching:
+        layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
+    return stack.build(inner, layers)
+
+
+def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:
+    settings = runtime.settings
+    endpoints = health_endpoints(Health(runtime.state))
+    endpoints["/internal/cache-stats"] = json_endpoint(lambda: _cache_stats(runtime))
+    if runtime.idempotency is not None:
+        endpoints["/internal/idempotency-stats"] = json_endpoint(lambda: _idempotency_stats(runtime))
+    if settings.enable_metrics:
+        endpoints["/metrics"] = endpoints["/v1/system/metrics/prometheus"] = Endpoint(partial(_exposition, runtime))
+    if settings.enable_dashboard:
+        endpoints["/dashboard"] = dashboard_endpoint()
+    return endpoints
+
+
+def _exposition(runtime: Runtime, context: RequestContext) -> Answer:
+    accept = context.fields.get(b"accept", b"").decode("latin-1")
+    body, content_type = runtime.metrics.exposition(accept)
+    return 200, content_type.encode(), body
+
+
+def _cache_stats(runtime: Runtime) -> dict[str, Any]:
+    state = runtime.state()
+    layers = [
+        {"layer": name, "hits": hits, "misses": misses, "hit_rate": hits / (hits + misses) if hits + misses else None}
+        for name, hits, misses in state.cache_layers
+    ]
+    return {
+        "entries": state.cache.entries,
+        "held_bytes": state.cache.held_bytes,
+        "limit_bytes": state.cache.limit_bytes,
+        "evictions": state.cache.evictions,
+        "layers": layers,
+    }
+
+
+def _idempotency_stats(runtime: Runtime) -> dict[str, Any]:
+    state = runtime.state()
+    return {
+        "idempotency": state.idempotency,
+        "store": {"mode": state.store.mode, "connected": state.store.connected, "keys": state.store.keys,
+                  "held_bytes": state.store.held_bytes},
+    }  # fmt: skip

@@ -1,0 +1,281 @@
+"""`B1`: the profile, installed in an application. What an application author touches.
+
+    app = FastAPI()
+    b1 = B1(app)          # outermost, lifespan included; everything else comes from the environment
+
+A fresh runtime is built for every lifespan, so that an application can be started more than once in a process (tests do).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from b1.asgi.context import CONTEXT, RequestContext
+from b1.asgi.handlers import install_handlers
+from b1.asgi.lifespan import Lifespan
+from b1.asgi.limits import DefaultPolicies, policies_by_method
+from b1.asgi.options import CacheOptions, Classify, declare
+from b1.assembly import build_stack
+from b1.errors import ConfigurationError, NotRunning, Unauthenticated
+from b1.host import read_host
+from b1.idempotency import IdempotencyOptions
+from b1.identity import Resolver, Tokens
+from b1.identity.identity import principal_from_claims
+from b1.limiter import DEFAULT_POLICIES, Caller, PolicyTable
+from b1.plan import make_plan
+from b1.runtime import Runtime
+from b1.settings import Settings
+from b1.types import ASGIApp, Principal, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from b1.cache import Cache
+    from b1.db import Database
+    from b1.idempotency import Transaction
+
+EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
+
+
+class B1:
+    """The deployment profile of one application.
+
+    Args:
+        app: installs itself at once; without it, call `install` later (so that modules can share the object first).
+        principal: resolves verified claims to a `Principal`; default: actor, organisation, role and tier from the token.
+        policies: the limiter's table; default: the table of docs/reference/limiter.md.
+        default_policies: names the policies of routes that declare none; default: read, write and delete by method.
+        settings: default: from the environment, read when the profile is installed.
+
+    Raises:
+        ConfigurationError: the environment asks for something impossible; the message names the variable and the remedy.
+    """
+
+    def __init__(
+        self,
+        app: Any = None,
+        *,
+        principal: Resolver = principal_from_claims,
+        policies: PolicyTable = DEFAULT_POLICIES,
+        default_policies: DefaultPolicies = policies_by_method,
+        upgrade_url: str = "/api-docs",
+        settings: Settings | None = None,
+    ) -> None:
+        self._principal = principal
+        self._policies = policies
+        self._default_policies = default_policies
+        self._upgrade_url = upgrade_url
+        self._settings = settings
+        self._runtime: Runtime | None = None
+        self.idempotent = Idempotent()
+        if app is not None:
+            self.install(app)
+
+    def __repr__(self) -> str:
+        return f"<B1 {self._runtime!r}>"
+
+    # Installing
+
+    def install(self, app: Any) -> None:
+        """Put the profile around a FastAPI or Starlette application, outside everything it has or will get.
+
+        Raises:
+            ConfigurationError: the application is none of the two (use `wrap`), or has a profile already.
+        """
+        if not hasattr(app, "build_middleware_stack"):
+            raise ConfigurationError(
+                f"{type(app).__name__} is no FastAPI or Starlette application", remedy="use b1.wrap(app)"
+            )
+        if getattr(app, "__b1__", None) is not None:
+            raise ConfigurationError("the application has a b1 profile already", remedy="create B1(app) once")
+        self._read_settings()
+        app.__b1__ = self
+        install_handlers(app)
+        build_inner = app.build_middleware_stack
+        app.build_middleware_stack = lambda: _Installed(self, app, build_inner())
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return any ASGI application with the profile around it."""
+        self._read_settings()
+        return _Installed(self, app, app)
+
+    # Declaring, on endpoint functions
+
+    def limit(self, *policies: str) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare the route's policies, instead of the default ones."""
+        return partial(_declare, limits=policies)
+
+    def limit_by(
+        self, classify: Classify, *fallback: str, body_limit_bytes: int = 65_536
+    ) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare that the JSON body names the route's policies; `fallback` applies where it does not."""
+        return partial(_declare, classify=classify, limits=fallback, classify_bytes=body_limit_bytes)
+
+    def cached(
+        self,
+        *,
+        ttl_s: float,
+        vary: Literal["actor", "organization"] = "actor",
+        tags: tuple[str, ...] = (),
+        allow: Callable[[Principal], bool] | None = None,
+    ) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare that the route's answers may be stored; see `CacheOptions`."""
+        return partial(_declare, cache=CacheOptions(ttl_s=ttl_s, vary=vary, tags=tags, allow=allow))
+
+    def deadline(self, seconds: float) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare how long the route may work, in seconds."""
+        return partial(_declare, deadline_s=seconds)
+
+    # Using, while the application runs
+
+    @property
+    def runtime(self) -> Runtime:
+        """The services of this worker.
+
+        Raises:
+            NotRunning: the application's lifespan has not started.
+        """
+        if self._runtime is None:
+            raise NotRunning("b1 is not running: its services exist from the application's start-up to its shutdown")
+        return self._runtime
+
+    @property
+    def db(self) -> Database:
+        """The database within its budget.
+
+        Raises:
+            ConfigurationError: no DATABASE_URL.
+        """
+        database = self.runtime.database
+        if database is None:
+            raise ConfigurationError("no database is configured", remedy="set DATABASE_URL")
+        return database
+
+    @property
+    def cache(self) -> Cache:
+        """The data cache: `get_or_load` and `invalidate`."""
+        return self.runtime.cache
+
+    @property
+    def tokens(self) -> Tokens:
+        """Issues access tokens signed with AUTH_JWT_SECRET."""
+        return self.runtime.tokens
+
+    def principal(self) -> Principal:
+        """Return who is calling.
+
+        Raises:
+            Unauthenticated: nobody; the caller gets 401.
+        """
+        principal = _context().principal
+        if principal is None:
+            raise Unauthenticated
+        return principal
+
+    def client_address(self) -> str:
+        """Return the caller's network address, as far as the trusted proxies say."""
+        return _context().client
+
+    def forget_principal(self, actor: str) -> None:
+        """Look an actor up again at the next request: call it after a change of membership or role."""
+        self.runtime.identity.forget(actor)
+
+    async def enforce(self, policies: Sequence[str], caller: Caller, *, commit: bool = True) -> None:
+        """Spend from policies on behalf of a handler; with ``commit=False`` only look.
+
+        Raises:
+            RateLimited: a policy refuses; the caller gets the 429 with all its headers.
+        """
+        if self.runtime.settings.enable_rate_limiting:
+            await self.runtime.limits.enforce(policies, caller, commit=commit)
+
+    def _read_settings(self) -> Settings:
+        if self._settings is None:
+            self._settings = Settings.from_env(os.environ)
+        return self._settings
+
+    def _new_runtime(self) -> Runtime:
+        settings = self._read_settings()
+        host = read_host(os.environ)
+        self._runtime = Runtime(
+            settings,
+            host,
+            make_plan(host, settings),
+            resolve=self._principal,
+            policies=self._policies,
+            default_policies=self._default_policies,
+            upgrade_url=self._upgrade_url,
+        )
+        return self._runtime
+
+
+class Idempotent:
+    """``@b1.idempotent(required=True)`` on a route, ``b1.idempotent.transaction()`` in its handler."""
+
+    def __call__(
+        self, *, required: bool = False, transactional: bool = True, **options: Any
+    ) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare that the route honours idempotency keys; see `IdempotencyOptions`.
+
+        Args:
+            required: a request without a key is refused.
+            transactional: the handler makes all its effects in `transaction`.
+        """
+        chosen = IdempotencyOptions(required=required, transactional=transactional, **options)
+        return partial(_declare, idempotency=chosen)
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Open the transaction in which effect and idempotency record commit together, when the answer is known.
+
+        Raises:
+            NotRunning: outside a request, or on a route that does not declare idempotency.
+        """
+        attempt = _context().attempt
+        if attempt is None:
+            raise NotRunning("no idempotent attempt: declare the route with @b1.idempotent() and send a key")
+        transaction: AbstractAsyncContextManager[Transaction] = attempt.transaction()
+        return transaction
+
+
+class _Installed:
+    """The ASGI application that the server calls: builds the stack at start-up, and again for every lifespan."""
+
+    def __init__(self, profile: B1, routed: Any, inner: ASGIApp) -> None:
+        self._profile = profile
+        self._routed = routed
+        self._inner = inner
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None or scope["type"] == "lifespan":
+            runtime = self._profile._new_runtime()
+            self._app = build_stack(runtime, self._routed, self._inner)
+            if scope["type"] == "lifespan":
+                await Lifespan(self._inner, runtime)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def ensure_wrapped(app: Any) -> ASGIApp:
+    """Return `app` with a profile around it: its own if it has one, else a default one."""
+    if getattr(app, "__b1__", None) is not None or isinstance(app, _Installed):
+        wrapped: ASGIApp = app
+        return wrapped
+    if hasattr(app, "build_middleware_stack"):
+        B1(app)
+        installed: ASGIApp = app
+        return installed
+    return B1().wrap(app)
+
+
+def _declare(endpoint: EndpointFunction, **changes: Any) -> EndpointFunction:
+    return declare(endpoint, **changes)
+
+
+def _context() -> RequestContext:
+    context = CONTEXT.get()
+    if context is None:
+        raise NotRunning("there is no request here")
+    return context
