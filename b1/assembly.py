@@ -38,7 +38,7 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
                 Probes,
                 endpoints=_endpoints(runtime),
                 admin_token=settings.admin_token if settings.is_production else None,
-                within_limit=runtime.limiter.within_health_limit,
+                within_limit=runtime.within_health_limit,
                 hidden=frozenset() if settings.enable_api_docs else _API_DOCS,
             ),
         ),
@@ -60,7 +60,7 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
     if limits is not None:
         layers.append(("limiter", partial(LimiterLayer, limits=limits)))
     if runtime.idempotency is not None:
-        layers.append(("idempotency", partial(IdempotencyMiddleware, service=runtime.idempotency)))
+        layers.append(("idempotency", partial(IdempotencyMiddleware, service=runtime.idempotency, body_limit_bytes=plan.body_limit_bytes)))
     if settings.enable_caching:
         layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
     return stack.build(inner, layers)

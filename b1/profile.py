@@ -104,7 +104,7 @@ class B1:
     # Declaring, on endpoint functions
 
     def limit(self, *policies: str) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare the route's policies, instead of the default ones."""
+        """Declare the route's policies, instead of the default ones; none at all when the handler calls `enforce`."""
         return partial(_declare, limits=policies)
 
     def limit_by(

@@ -22,7 +22,7 @@ from b1.governor import Governor, Level, LoopMonitor
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions
 from b1.identity import Identity, Resolver, Tokens
-from b1.limiter import Limiter, PolicyTable, scaled
+from b1.limiter import Caller, Limiter, PolicyTable, scaled
 from b1.metrics import Metrics
 from b1.plan import WATERMARKS, Plan
 from b1.settings import Secret, Settings
@@ -148,6 +148,10 @@ class Runtime:
     def is_critical(self) -> bool:
         """Say whether memory leaves no room for new work."""
         return self.governor.level >= Level.CRITICAL
+
+    def within_health_limit(self, address: str) -> bool:
+        """Say whether this address may have a freshly rendered answer of a probe."""
+        return self.limiter.check_local(("health",), Caller(address=address)).allowed
 
     def state(self) -> State:
         """Return what the health report needs."""

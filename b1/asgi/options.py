@@ -37,12 +37,13 @@ class RouteOptions:
     """Everything a route declared; the default declares nothing.
 
     Attributes:
-        limits: names of the policies that apply; empty means the application's default for the caller and method.
+        limits: names of the policies that apply; None means the application's default for the caller and method, and an
+            empty tuple means that the handler itself spends what there is to spend.
         classify: names the policies from the JSON body, which is then read before the limiter decides.
         classify_bytes: the largest body that `classify` reads.
     """
 
-    limits: tuple[str, ...] = ()
+    limits: tuple[str, ...] | None = None
     classify: Classify | None = None
     classify_bytes: int = 65_536
     idempotency: IdempotencyOptions | None = None

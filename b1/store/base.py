@@ -9,7 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+# Counters are 32 bits wide in Redis; half of that keeps every sum far from the edge.
+MAX_UNITS = 2**31 - 1
+# 60 of these make a counter's index; together with milliseconds since 1970 they stay exact in Lua's doubles.
+MAX_WINDOW_MS = 2**31 - 1
+# How long a claim whose lease ran out stays fenced, so that its owner may still finish if nobody took it over.
+GRACE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +25,41 @@ class Charge:
 
     A precise sliding window of 61 counters of ``window_ms / 60`` each, the oldest counted whole: never more than
     `quota` units in any window of that length; capacity comes back at most ``window_ms / 60`` late.
+
+    Keys within one `Store.spend` must differ. A key whose `window_ms` changes starts an empty window.
+
+    Attributes:
+        cost: 0 only looks.
+        shadow: counted and reported, but it refuses nobody.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     key: str
     quota: int
     window_ms: int
     cost: int = 1
+    shadow: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quota <= MAX_UNITS:
+            raise ValueError(f"quota is {self.quota}, expected 0 to {MAX_UNITS}")
+        if not 1 <= self.window_ms <= MAX_WINDOW_MS:
+            raise ValueError(f"window_ms is {self.window_ms}, expected 1 to {MAX_WINDOW_MS}")
+        if not 0 <= self.cost <= MAX_UNITS:
+            raise ValueError(f"cost is {self.cost}, expected 0 to {MAX_UNITS}")
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """Where one policy stands after the decision.
+class Balance(NamedTuple):
+    """Where one policy stands after the decision. A tuple, because several are built for every request.
 
     Attributes:
         allowed: this policy alone would let the request pass.
         used: units counted in the window now, this request included if all policies allowed it.
         remaining: units left, never negative.
         retry_after_ms: 0 when allowed; else when `cost` units are free again; -1 when `cost` exceeds the quota.
+        renew_ms: until the first unit comes back when none remains; 0 while some remain.
         reset_ms: until nothing is counted any more if nobody calls; 0 for an empty window.
     """
 
@@ -42,11 +67,11 @@ class Balance:
     used: int
     remaining: int
     retry_after_ms: int
+    renew_ms: int
     reset_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """The answer of `Store.spend`: one decision for all charges, in the order they were given.
 
     `now_ms` is the store's wall clock, in milliseconds since 1970.
@@ -73,7 +98,8 @@ class Claim:
     Attributes:
         state: what was found.
         record: the stored record, only with FINISHED.
-        fence: grows with each claim of the key; only the holder of the newest may finish, renew or release. Only with CLAIMED.
+        fence: grows with each claim of the key; only the holder of the newest may finish, renew or release.
+            Only with CLAIMED.
         retry_after_ms: how long the present owner's lease still runs, only with IN_FLIGHT.
     """
 
@@ -88,6 +114,7 @@ class StoreSnapshot:
     """What a store says about itself.
 
     `mode`: ``memory`` (no Redis configured), ``redis``, or ``local`` (Redis is configured and away).
+    `keys` and `held_bytes` are this process's own; a Redis server's are not ours to count on a request path.
     """
 
     mode: str
@@ -106,8 +133,17 @@ class Store(Protocol):
     Every verb raises `StoreUnavailable` when the store cannot answer within its deadline, and nothing else on purpose.
     """
 
+    @property
+    def mode(self) -> str:
+        """Return ``memory``, ``redis`` or ``local``, as in the snapshot; cheap enough for every request."""
+        ...
+
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
         """Take from all charges or from none; with ``commit=False`` only look."""
+        ...
+
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        """Give each charge's cost back, newest units first, never below an empty window."""
         ...
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
@@ -115,7 +151,7 @@ class Store(Protocol):
         ...
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
-        """Prolong the lease; False when it was lost."""
+        """Prolong the lease; False when it was lost (a lease that ran out is lost once somebody took it over)."""
         ...
 
     async def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int) -> bool:

@@ -129,7 +129,7 @@ def not_ready_reason(state: State) -> str | None:
     if state.memory.level in ("critical", "emergency"):
         return "memory"
     database = state.database
-    if database is not None and database.away_s is not None and database.away_s >= POSTGRES_AWAY_S:
+    if database is not None and database.away_s >= POSTGRES_AWAY_S:
         return "postgres"
     return None
 
@@ -164,8 +164,9 @@ def components(state: State) -> dict[str, dict[str, Any]]:
 def _postgres(database: DatabaseSnapshot | None) -> dict[str, Any]:
     if database is None:
         return {"status": "disabled"}
-    away = {} if database.away_s is None else {"away_s": round(database.away_s, 1)}
-    return {"status": "healthy" if database.away_s is None else "degraded", **away}
+    if database.away_since is None:
+        return {"status": "healthy"}
+    return {"status": "degraded", "away_s": round(database.away_s, 1), "reason": database.away_reason}
 
 
 def _redis(state: State, is_away: bool) -> dict[str, Any]:

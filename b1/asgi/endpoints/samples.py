@@ -32,12 +32,12 @@ def _database(state: State) -> Iterator[Sample]:
     yield names.DB_LIMIT, (), float(state.db_limit)
     if database is None:
         return
-    yield names.DB_UP, (), float(database.away_s is None)
+    yield names.DB_UP, (), float(database.away_since is None)
     yield names.DB_ACTIVE, (), float(database.in_use)
     yield names.DB_IDLE, (), float(database.idle)
     yield names.DB_WAITING, (), float(database.waiting)
-    for event in ("acquired", "refused", "timeouts", "cancels", "yielded", "opened"):
-        yield names.DB_EVENTS, (event,), float(getattr(database, event))
+    for event in ("acquired", "waited", "refused", "timeouts", "cancels", "opened", "yielded", "lost"):
+        yield names.DB_EVENTS, (event,), float(getattr(database.counters, event))
 
 
 def _store(state: State) -> Iterator[Sample]:

@@ -34,7 +34,9 @@ class LimiterLayer:
             except RequestError as error:
                 await send_problem(send, error, scope)
                 return
-        refusal = await self._limits.charge(context, policies or self._limits.default(context, scope["method"]))
+        if policies is None:
+            policies = self._limits.default(context, scope["method"])
+        refusal = await self._limits.charge(context, policies)
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return
@@ -43,16 +45,17 @@ class LimiterLayer:
     async def _classified(self, context: RequestContext, receive: Receive) -> tuple[tuple[str, ...], Receive]:
         """Read the body to learn the class; what cannot be classed spends the route's own limits and is judged there."""
         options = context.route.options
+        fallback = options.limits or ()
         assert options.classify is not None
         try:
             body = await read_body(receive, options.classify_bytes)
         except BodyTooLarge as error:
-            refusal = await self._limits.charge(context, options.limits)
+            refusal = await self._limits.charge(context, fallback)
             raise refusal or error from None
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
-            refusal = await self._limits.charge(context, options.limits)
+            refusal = await self._limits.charge(context, fallback)
             raise refusal or MalformedRequest("the body is no JSON document") from None
-        policies = options.classify(value) if isinstance(value, dict) else options.limits
-        return policies or options.limits, replay_body(body, receive)
+        policies = options.classify(value) if isinstance(value, dict) else fallback
+        return policies or fallback, replay_body(body, receive)

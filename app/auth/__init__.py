@@ -1,0 +1,1 @@
+"""Log-in, and what a signed-in person may ask about themselves."""

@@ -1,0 +1,1 @@
+"""The CRM's records, of whatever type a tenant names."""

@@ -1,0 +1,132 @@
+"""What can be done with an entity. Every change records who made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.entities import queries
+from app.entities.models import EntityData, EntityReplacement
+from app.errors import DeleteForbidden, EntityNotFound, EntityTooLarge, VersionConflict
+from app.profile import b1
+from app.tenant import MAY_DELETE_ANYTHING, Tenant
+
+_COLUMNS = (
+    "id",
+    "entity_type",
+    "attributes",
+    "status",
+    "version",
+    "created_by",
+    "created_at",
+    "updated_by",
+    "updated_at",
+)
+
+
+async def get(who: Tenant, entity: int, entity_type: str | None = None) -> dict[str, Any]:
+    """Return one entity.
+
+    Raises:
+        EntityNotFound: the organisation has no such entity, or it is of another type.
+    """
+    row = await queries.get(b1.db, who.organization, entity, entity_type)
+    if row is None:
+        raise EntityNotFound
+    return _entity(row)
+
+
+async def newest(
+    who: Tenant, entity_type: str | None, attributes: str = "{}", *, before: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return the newest entities, one more than `limit` if there are more.
+
+    `attributes` (JSON text) narrows a type to entities that have all of them.
+    """
+    if entity_type is None:
+        rows = await queries.newest(b1.db, who.organization, before=before, limit=limit + 1)
+    else:
+        rows = await queries.newest_of_type(
+            b1.db, who.organization, entity_type, attributes, before=before, limit=limit + 1
+        )
+    return [_entity(row) for row in rows]
+
+
+async def create(who: Tenant, data: EntityData) -> dict[str, Any]:
+    row = await queries.create(b1.db, who.organization, who.actor, data.entity_type, data.text, data.status or "ACTIVE")
+    return _entity(row)
+
+
+async def update(who: Tenant, entity: int, data: EntityData) -> dict[str, Any]:
+    """Merge attributes into an entity; raises as `_change` does."""
+    return await _change(who, entity, data, merge=True)
+
+
+async def replace(who: Tenant, entity: int, data: EntityReplacement) -> dict[str, Any]:
+    """Replace an entity's attributes; raises as `_change` does."""
+    return await _change(who, entity, data, merge=False)
+
+
+async def delete(who: Tenant, entity: int, *, entity_type: str | None = None, version: int | None = None) -> None:
+    """Delete an entity; the row stays with the stamp of who did it.
+
+    Raises:
+        EntityNotFound: the organisation has no such entity, or it is of another type.
+        VersionConflict: somebody changed it since the caller read it.
+        DeleteForbidden: a MEMBER may delete only what they created.
+    """
+    found = await queries.delete(
+        b1.db,
+        who.organization,
+        who.actor,
+        entity,
+        entity_type,
+        version=version,
+        any_creator=who.role in MAY_DELETE_ANYTHING,
+    )
+    if found is None:
+        raise EntityNotFound
+    if found["id"] is not None:
+        return
+    _check_version(found, version)
+    raise DeleteForbidden
+
+
+async def _change(who: Tenant, entity: int, data: EntityData | EntityReplacement, *, merge: bool) -> dict[str, Any]:
+    """Change an entity in one trip.
+
+    Raises:
+        EntityNotFound: the organisation has no such entity, or it is of another type.
+        VersionConflict: somebody changed it since the caller read it.
+        EntityTooLarge: what it would become is too large.
+    """
+    found = await queries.change(
+        b1.db,
+        who.organization,
+        who.actor,
+        entity,
+        data.entity_type,
+        data.text,
+        merge=merge,
+        status=data.status,
+        version=data.version,
+    )
+    if found is None:
+        raise EntityNotFound
+    if found["id"] is not None:
+        return _entity(found)
+    _check_version(found, data.version)
+    raise EntityTooLarge(f"the attributes would be {found['wanted_bytes']} bytes of JSON")
+
+
+def _check_version(found: Any, version: int | None) -> None:
+    if version is not None and found["found_version"] != version:
+        raise VersionConflict(f"the entity has version {found['found_version']}, the request names {version}")
+
+
+def _entity(row: Any) -> dict[str, Any]:
+    """Name what an answer shows; the attributes go out as the text that Postgres sent, without being parsed."""
+    entity = {name: row[name] for name in _COLUMNS}
+    entity["attributes"] = orjson.Fragment(row["attributes"])
+    return entity

@@ -1,0 +1,1 @@
+"""Expenses, revenues and the ledger behind them."""

@@ -1,0 +1,33 @@
+"""Pantry's application object: the routes, what starts and ends with them, and b1 around all of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.auth.routes import router as auth
+from app.auth.service import passwords
+from app.entities.routes import router as entities
+from app.finance.routes import router as finance
+from app.profile import b1
+from app.reference.routes import router as reference
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Own the password thread."""
+    passwords.start()
+    try:
+        yield
+    finally:
+        await passwords.aclose()
+
+
+app = FastAPI(title="Pantry", version="1.0", lifespan=lifespan, docs_url="/api-docs", redoc_url=None)
+for router in (auth, entities, finance, reference):
+    # Their full paths stand in the routers, a second version beside the first. Taken over one by one instead of
+    # `include_router`, whose nested matching costs 10 to 20 microseconds per request and level.
+    app.router.routes.extend(router.routes)
+b1.install(app)

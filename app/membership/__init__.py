@@ -1,0 +1,1 @@
+"""Who belongs where: the look-up behind every principal."""

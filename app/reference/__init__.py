@@ -1,0 +1,1 @@
+"""Data that is the same for every tenant."""

@@ -1,0 +1,19 @@
+"""Reference data through the cache: it changes with a release, not with a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.profile import b1
+from app.reference import queries
+
+CHART_TAG = "reference:accounts"
+
+
+async def chart_of_accounts() -> dict[str, Any]:
+    """Return the chart; one query per five minutes, however many ask."""
+    return await b1.cache.get_or_load("reference:accounts", _load_chart, ttl_s=300, tags=(CHART_TAG,))
+
+
+async def _load_chart() -> dict[str, Any]:
+    return {"accounts": [dict(row) for row in await queries.accounts(b1.db)]}

@@ -1,0 +1,274 @@
+"""The right to use one connection for a while: queries, transactions, and the rule that nobody holds two.
+
+A lease never lets cancellation reach asyncpg (`running.py`). When its caller is cancelled or out of time in mid-query,
+the lease is over at once and the pool sees the query off; the lease's other methods then raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from b1.clock import DEADLINE, Clock
+from b1.db.options import Priority
+from b1.db.running import Running
+from b1.errors import DatabaseUnavailable, DeadlineExceeded, LeaseHeld
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from b1.db.session import RawConnection, Session
+
+T = TypeVar("T")
+Isolation = Literal["read_committed", "repeatable_read", "serializable"]
+
+_HELD: ContextVar[Lease | None] = ContextVar("b1_lease", default=None)
+_ENDED_BY_SERVER = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
+# A session setting made by `execute` would stay with the connection; these statuses tell.
+_STATUS_OF_SETTINGS = frozenset({"SET", "LISTEN"})
+
+
+def held_lease() -> Lease | None:
+    """Return the open lease of this task, or of the task that started it inside a lease's block."""
+    lease = _HELD.get()
+    return lease if lease is not None and lease.is_open else None
+
+
+def holds_lease() -> bool:
+    """Tell whether this task holds a lease, and therefore may not wait for what another lease could block."""
+    return held_lease() is not None
+
+
+class Keeper(Protocol):
+    """What a lease needs from the pool that gave it."""
+
+    clock: Clock
+    answer_limit_s: float
+    loop: asyncio.AbstractEventLoop
+
+    def take_back(self, lease: Lease, session: Session) -> None: ...
+
+    def see_off(self, lease: Lease, session: Session, running: Running[Any]) -> None: ...
+
+
+class Lease:
+    """One connection, until the block ends. Made by `Database.acquire`.
+
+    Attributes:
+        priority: the class it was acquired in.
+        since_s: when, on the monotonic clock.
+        needs_reset: the session was changed in a way that the next user must not see.
+    """
+
+    __slots__ = (
+        "_depth", "_expires_s", "_for_request", "_keeper", "_pid", "_raw", "_running", "_session",
+        "_task", "needs_reset", "priority", "since_s", "until_s",
+    )  # fmt: skip
+
+    def __init__(self, keeper: Keeper, session: Session, priority: Priority, expires_s: float | None = None) -> None:
+        self._keeper = keeper
+        self._session: Session | None = session
+        self._raw: RawConnection = session.raw
+        self._pid = session.pid
+        self._task = asyncio.current_task()
+        self._running: Running[Any] | None = None
+        self._depth = 0
+        self._expires_s = expires_s
+        self._for_request = False
+        self.priority: Priority = priority
+        self.since_s = keeper.clock.monotonic()
+        self.until_s = 0.0
+        self.needs_reset = False
+        _HELD.set(self)
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "over"
+        return f"<Lease pid={self._pid} {self.priority} {state} holder={self.holder!r} held_s={self.held_s:.3f}>"
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the backend."""
+        return self._pid
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was given."""
+        return self._keeper.clock.monotonic() - self.since_s
+
+    @property
+    def holder(self) -> str:
+        """The name of the task that acquired it."""
+        return self._task.get_name() if self._task is not None else "?"
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run `query` and return its rows.
+
+        Raises:
+            DatabaseUnavailable: the connection broke, or the server does not answer.
+            DeadlineExceeded: the request's time ended first; the lease is over.
+            asyncpg.PostgresError: what the server says about the statement, untouched.
+        """
+        return await self._run(self._usable().fetch(query, *args))
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """Run `query` and return its first row, or None. Raises as `fetch`."""
+        return await self._run(self._usable().fetchrow(query, *args))
+
+    async def fetchval(self, query: str, *args: Any, column: int = 0) -> Any:
+        """Run `query` and return one value of its first row, or None. Raises as `fetch`."""
+        return await self._run(self._usable().fetchval(query, *args, column=column))
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run `query`, several statements if there are no `args`; return the status of the last. Raises as `fetch`."""
+        status = await self._run(self._usable().execute(query, *args))
+        if status in _STATUS_OF_SETTINGS and not query.lstrip()[:10].upper().startswith("SET LOCAL"):
+            self.needs_reset = True
+        return status
+
+    async def executemany(self, query: str, args: Iterable[Sequence[Any]]) -> None:
+        """Run `query` once per element of `args`, all or nothing. Raises as `fetch`."""
+        await self._run(self._usable().executemany(query, args))
+
+    def transaction(self, *, isolation: Isolation | None = None, readonly: bool = False) -> Transaction:
+        """Return a block that commits at its end and rolls back on an error; inside another one, a savepoint.
+
+        Args:
+            isolation: the server's default when None; of the outermost block alone.
+            readonly: refuse writes; of the outermost block alone.
+        """
+        words = ["BEGIN"]
+        if isolation is not None:
+            words.append(f"ISOLATION LEVEL {isolation.replace('_', ' ').upper()}")
+        if readonly:
+            words.append("READ ONLY")
+        return Transaction(self, " ".join(words))
+
+    def end(self) -> None:
+        """Give the connection back; harmless when the lease is over. Does not wait."""
+        session, self._session = self._session, None
+        self._task = None
+        if session is None:
+            return
+        if _HELD.get() is self:
+            _HELD.set(None)
+        running = self._running
+        if running is None or not running.is_unfinished:
+            self._keeper.take_back(self, session)
+            return
+        # Another task, started inside the block, is still in mid-query.
+        running.interrupt(LeaseHeld("the lease ended while another task used it"))
+        self._keeper.see_off(self, session, running)
+
+    def stop_when_overdue(self, now_s: float) -> None:
+        """End the present query's wait when its time is over; called by the pool's tick."""
+        running = self._running
+        if running is None or now_s < self.until_s:
+            return
+        if self._for_request:
+            running.interrupt(DeadlineExceeded("the request's time ended while the database worked for it"))
+        else:
+            limit_s = self._keeper.answer_limit_s
+            running.interrupt(DatabaseUnavailable(f"the database did not answer within {limit_s:g} s"))
+
+    def _usable(self) -> RawConnection:
+        if self._session is None:
+            raise LeaseHeld("this lease is over: acquire a new one")
+        if self._running is not None:
+            raise LeaseHeld("this lease runs another query: one task at a time may use it")
+        now_s = self._keeper.clock.monotonic()
+        self.until_s = now_s + self._keeper.answer_limit_s
+        self._for_request = False
+        deadline_s = DEADLINE.get()
+        if self._expires_s is not None and (deadline_s is None or self._expires_s < deadline_s):
+            deadline_s = self._expires_s
+        if deadline_s is not None and deadline_s < self.until_s:
+            if deadline_s <= now_s:
+                raise DeadlineExceeded("the request's time ended before the database was asked")
+            self.until_s = deadline_s
+            self._for_request = True
+        return self._raw
+
+    async def _run(self, query: Coroutine[Any, Any, T]) -> T:
+        running = Running(query, self._keeper.loop)
+        self._running = running
+        try:
+            return await running
+        except Exception as error:
+            if not running.is_unfinished and (gone := _as_unavailable(error, self._raw)) is not None:
+                raise gone from error
+            raise
+        finally:
+            self._running = None
+            if running.is_unfinished:
+                self._abandon(running)
+
+    def _abandon(self, running: Running[Any]) -> None:
+        session, self._session = self._session, None
+        if session is not None:  # else the block has ended, and `end` has seen to it
+            self._keeper.see_off(self, session, running)
+
+
+class Transaction:
+    """A transaction or, inside one, a savepoint. Made by `Lease.transaction`."""
+
+    __slots__ = ("_begin", "_lease", "_savepoint")
+
+    def __init__(self, lease: Lease, begin: str) -> None:
+        self._lease = lease
+        self._begin = begin
+        self._savepoint = ""
+
+    async def __aenter__(self) -> Lease:
+        lease = self._lease
+        if lease._depth:
+            self._savepoint = f"b1_{lease._depth}"
+            await lease.execute(f"SAVEPOINT {self._savepoint}")
+        else:
+            await lease.execute(self._begin)
+        lease._depth += 1
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        lease = self._lease
+        lease._depth -= 1
+        if error is None:
+            await self._commit()
+        elif lease.is_open and not isinstance(error, GeneratorExit):  # that one may not await; the pool rolls back
+            await self._roll_back()
+
+    async def _commit(self) -> None:
+        import asyncpg
+
+        if self._savepoint:
+            await self._lease.execute(f"RELEASE SAVEPOINT {self._savepoint}")
+        elif await self._lease.execute("COMMIT") != "COMMIT":
+            # Postgres answers ROLLBACK, and no error, when a statement failed and its error was swallowed.
+            raise asyncpg.InFailedSQLTransactionError("nothing was committed: a statement of the transaction failed")
+
+    async def _roll_back(self) -> None:
+        undo = f"ROLLBACK TO {self._savepoint}; RELEASE {self._savepoint}" if self._savepoint else "ROLLBACK"
+        try:
+            await self._lease.execute(undo)
+        except (DatabaseUnavailable, DeadlineExceeded):
+            pass  # the error that brought us here says more, and the connection is lost or in the pool's hands
+
+
+def _as_unavailable(error: Exception, raw: RawConnection) -> DatabaseUnavailable | None:
+    import asyncpg
+
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        if state in _ENDED_BY_SERVER or state.startswith("08"):
+            return DatabaseUnavailable("the database ended the connection")
+    elif isinstance(error, OSError) or (isinstance(error, asyncpg.InterfaceError) and raw.is_closed()):
+        return DatabaseUnavailable("the connection to the database broke")
+    return None

@@ -1,0 +1,148 @@
+"""How a connection comes to be: make sure that the slot's last connection is gone, then connect.
+
+Whoever takes a slot whose record says `open` asks a sibling connection until pg_stat_activity has lost the pid. Without a
+sibling it waits for a sign of life of the server and then twice `client_connection_check_interval`: a frozen server ends
+nothing while we count seconds. The sign is the answer to an SSLRequest, which never becomes a client backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+from b1.clock import Clock
+from b1.db.options import DatabaseOptions, address, dsn
+from b1.db.session import Session
+from b1.slots import Slot
+
+if TYPE_CHECKING:
+    from b1.db.session import RawConnection
+
+_CHECK = "client_connection_check_interval"
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+_LOOK_AGAIN_S = 0.02
+# Asking a sibling waits this long for one that is in use; then the rest without a witness goes on.
+_SIBLING_WAIT_S = 0.1
+
+Borrow = Callable[[float], AbstractAsyncContextManager[Session | None]]
+
+
+class Opener:
+    """Opens sessions for one pool.
+
+    Args:
+        options: the database's.
+        clock: for the rest of a doubtful slot.
+        borrow: gives a connection of the pool that is free within so many seconds, or None.
+    """
+
+    def __init__(self, options: DatabaseOptions, clock: Clock, borrow: Borrow) -> None:
+        self._options = options
+        self._clock = clock
+        self._borrow = borrow
+        self._server_checks_clients = True
+        self.resting = 0
+
+    @property
+    def rest_s(self) -> float:
+        """How long a slot rests after a connection that ended in an unknown way, when nobody can look."""
+        if self._server_checks_clients:
+            return 2 * self._options.connection_check_ms / 1000
+        # Such a server notices a dead client only when it writes, at the end of the statement.
+        return self._options.statement_timeout_s
+
+    async def open(self, slot: Slot) -> Session:
+        """Return a session on a slot that the caller holds; on any error the slot is still the caller's.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: there is no connection.
+        """
+        import asyncpg
+
+        if not slot.record.is_clean:
+            await self._settle(slot)
+        slot.note_open()
+        try:
+            raw = await self._connect()
+        except TimeoutError:
+            raise  # the attempt may sit in the server's queue and become a backend yet
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            slot.note_clean()  # refused: whatever served the attempt has ended it
+            raise
+        return Session(raw, slot, self._clock.monotonic())
+
+    async def _connect(self) -> RawConnection:
+        import asyncpg
+
+        settings = self._options.session_settings()
+        if self._server_checks_clients:
+            try:
+                return await self._attempt(settings | {_CHECK: str(self._options.connection_check_ms)})
+            except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+                if _CHECK not in str(error):
+                    raise
+                self._server_checks_clients = False  # before Postgres 14, and where the kernel cannot tell
+        return await self._attempt(settings)
+
+    async def _attempt(self, settings: dict[str, str]) -> RawConnection:
+        import asyncpg
+
+        return await asyncpg.connect(
+            dsn(self._options.url),
+            timeout=self._options.connect_timeout_s,
+            statement_cache_size=self._options.statement_cache_size,
+            server_settings=settings,
+        )
+
+    async def _settle(self, slot: Slot) -> None:
+        self.resting += 1
+        try:
+            await self._wait_until_gone(slot.record.remote_id)
+        finally:
+            self.resting -= 1
+
+    async def _wait_until_gone(self, pid: int) -> None:
+        quiet_since_s: float | None = None
+        while True:
+            seen = await self._ask_sibling(pid) if pid else None
+            now_s = self._clock.monotonic()
+            if seen is False:
+                return
+            if seen:
+                quiet_since_s = now_s
+            elif quiet_since_s is None:
+                await self._sign_of_life()
+                quiet_since_s = self._clock.monotonic()
+            elif now_s - quiet_since_s >= self.rest_s:
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _ask_sibling(self, pid: int) -> bool | None:
+        import asyncpg
+
+        async with self._borrow(_SIBLING_WAIT_S) as sibling:
+            if sibling is None:
+                return None
+            try:
+                return await sibling.sees(pid)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                return None  # the sibling died; the pool notices when it gets it back
+
+    async def _sign_of_life(self) -> None:
+        host, port, _ = address(self._options.url)
+        connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            if host.startswith("/")
+            else asyncio.open_connection(host, port)
+        )
+        async with asyncio.timeout(self._options.connect_timeout_s):
+            reader, writer = await connecting
+            try:
+                writer.write(_SSL_REQUEST)
+                if not await reader.read(1):
+                    raise ConnectionResetError("the server closed the connection instead of answering")
+            finally:
+                writer.close()

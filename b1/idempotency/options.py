@@ -1,0 +1,94 @@
+"""What can be chosen about idempotency: per route, and once for the service.
+
+The route's `transactional` flag is a promise of the author: every effect of the handler goes through
+``attempt.transaction()``. With it Postgres alone decides who runs, and the store is only faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from b1.errors import InvalidSetting
+from b1.types import Principal
+from b1.units import KIB, MIB
+
+MAX_STORED_BODY_BYTES = MIB
+_MISMATCH_STATUSES = (409, 422)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyOptions:
+    """What one route declares.
+
+    Attributes:
+        required: a request without a key is refused with 400.
+        transactional: all effects of the handler are made in ``attempt.transaction()``. Then a key whose owner died is
+            taken over at once and an absent store changes nothing. Without it the store's lease decides.
+        wait_s: how long a duplicate waits for the running one before it gets 409; it holds no connection meanwhile.
+        ttl_s: how long an outcome is kept.
+        lease_s: how long a silent owner keeps its claim; a living one renews it at a third of this.
+        body_cap_bytes: largest response body that is stored; at most 1 MiB.
+        canonical_json: two JSON bodies that differ in white space and member order alone count as the same payload.
+        allow: the route's own authorisation, asked before a key is looked up, since a stored answer is served without
+            running the handler. None: being the same actor in the same organisation is enough.
+    """
+
+    required: bool = False
+    transactional: bool = False
+    wait_s: float = 2.0
+    ttl_s: float = 86_400.0
+    lease_s: float = 30.0
+    body_cap_bytes: int = 64 * KIB
+    canonical_json: bool = True
+    allow: Callable[[Principal], bool] | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.body_cap_bytes <= MAX_STORED_BODY_BYTES, "body_cap_bytes", self.body_cap_bytes, "1 to 1048576"
+        )
+        _require(0 <= self.wait_s <= 60, "wait_s", self.wait_s, "0 to 60 seconds")
+        _require(self.lease_s >= 1, "lease_s", self.lease_s, "at least 1 second")
+        _require(self.ttl_s >= 1, "ttl_s", self.ttl_s, "at least 1 second")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """What holds for all routes.
+
+    Attributes:
+        mismatch_status: answer for a key that comes back with another payload: 409, or 422 as in the IETF draft.
+        max_waiters: duplicates that may wait for one key in this process.
+        max_running: attempts that may run in this process, those whose client has left included.
+        poll_s: pause between two looks at a key that another process owns.
+        lock_timeout_ms: how long the claim in Postgres waits for a rival's open transaction.
+        acquire_timeout_s: longest wait for a database connection.
+        settle_s: how long an outcome may take to become certain once the answer is known.
+        purge_interval_s: pause between two rounds of deleting expired rows; 0 switches the task off.
+        purge_batch: rows deleted per round trip.
+        drain_s: how long `aclose` waits for running attempts.
+    """
+
+    mismatch_status: int = 409
+    max_waiters: int = 4
+    max_running: int = 512
+    poll_s: float = 0.1
+    lock_timeout_ms: int = 250
+    acquire_timeout_s: float = 5.0
+    settle_s: float = 5.0
+    purge_interval_s: float = 300.0
+    purge_batch: int = 500
+    drain_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(self.mismatch_status in _MISMATCH_STATUSES, "mismatch_status", self.mismatch_status, "409 or 422")
+        _require(self.max_waiters >= 0, "max_waiters", self.max_waiters, "0 or more")
+        _require(self.max_running >= 1, "max_running", self.max_running, "1 or more")
+        _require(self.poll_s > 0, "poll_s", self.poll_s, "more than 0 seconds")
+        _require(self.lock_timeout_ms >= 1, "lock_timeout_ms", self.lock_timeout_ms, "1 or more (0 waits for ever)")
+        _require(self.purge_batch >= 1, "purge_batch", self.purge_batch, "1 or more")
+
+
+def _require(holds: bool, name: str, seen: object, expected: str) -> None:
+    if not holds:
+        raise InvalidSetting(f"idempotency {name} is {seen}", remedy=f"expected {expected}")

@@ -1,0 +1,63 @@
+"""What the limiter says: the caller, the state of each policy, one decision. Values only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Caller(NamedTuple):
+    """Whom a request is counted against. A tuple, because it is looked up for every request.
+
+    Attributes:
+        address: canonical, from `client_address`.
+        actor: who; None when anonymous.
+        organization: the tenant the request acts in.
+        role: scales policies that ask for it.
+        tier: picks the quota.
+    """
+
+    address: str
+    actor: str | None = None
+    organization: str | None = None
+    role: str = "MEMBER"
+    tier: str = "free"
+
+
+class PolicyState(NamedTuple):
+    """Where one policy stands for one caller.
+
+    `reset_s`: until the whole quota is there again if nobody calls; when nothing remains, until the first unit is.
+    """
+
+    name: str
+    limit: int
+    remaining: int
+    used: int
+    reset_s: int
+    window_s: int
+
+
+class Decision(NamedTuple):
+    """The limiter's whole answer for one request.
+
+    Attributes:
+        allowed: whether the request may pass.
+        violated: names of the policies that refuse.
+        nearest: the policy nearest to exhaustion, or the one that refuses longest; None when no policy applied.
+        states: all policies that are shown, in the order they were asked for.
+        retry_after_s: at least 1 when refused, else 0.
+        tier: the caller's.
+        mode: ``memory``, ``redis`` or ``local``: who counted.
+        now_s: the store's wall clock, whole seconds since 1970.
+        shadowed: names of shadow policies that would have refused.
+    """
+
+    allowed: bool
+    violated: tuple[str, ...]
+    nearest: PolicyState | None
+    states: tuple[PolicyState, ...]
+    retry_after_s: int
+    tier: str
+    mode: str
+    now_s: int
+    shadowed: tuple[str, ...] = ()

@@ -1,0 +1,164 @@
+"""All claims and records of one process: who owns a key, since which fence, and what came out.
+
+A claim that was released stays as a free entry until its time in the timetable comes: one filing per entry, and the
+fence of a key keeps growing.
+"""
+
+from __future__ import annotations
+
+from b1.errors import StoreUnavailable
+from b1.store.base import GRACE_MS, Claim, ClaimState
+from b1.store.timetable import FILING_BYTES, Timetable
+
+# The entry with its slots, dictionary entry at its emptiest, string and bytes headers, the numbers.
+ENTRY_BYTES = 384 + FILING_BYTES
+_TICK_MS = 1000
+_REAP_PER_CLAIM = 4
+_REAP_WHEN_FULL = 64
+
+
+class _Entry:
+    """`record` is None while in flight; `until_ms` ends the lease, or the record's life; 0 means free."""
+
+    __slots__ = ("fence", "fingerprint", "forget_ms", "record", "until_ms")
+
+    def __init__(self) -> None:
+        self.fingerprint = b""
+        self.fence = 0
+        self.record: bytes | None = None
+        self.until_ms = 0
+        self.forget_ms = 0
+
+    def size(self, key: str) -> int:
+        record = 0 if self.record is None else len(self.record)
+        return ENTRY_BYTES + len(key) + len(self.fingerprint) + record
+
+
+class Claims:
+    """A bounded table of claims; every method is synchronous and complete.
+
+    Args:
+        limit_bytes: accounted bytes; what does not fit raises `StoreUnavailable`. A record is never evicted before
+            its time, because forgetting one means doing its effect twice.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._entries: dict[str, _Entry] = {}
+        self._timetable = Timetable(_TICK_MS)
+        self._fence = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Claims(keys={len(self._entries)}, held={self.held_bytes}/{self.limit_bytes} B)"
+
+    def is_live(self, key: str, now_ms: int) -> bool:
+        """Say whether `key` is in flight or finished."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.until_ms > now_ms
+
+    def claim(self, key: str, fingerprint: bytes, *, lease_ms: int, now_ms: int, wall_us: int) -> Claim:
+        """Become the owner of `key`, or learn who is.
+
+        Raises:
+            StoreUnavailable: no room for another claim.
+        """
+        self.reap(now_ms, _REAP_PER_CLAIM)
+        entry = self._entries.get(key)
+        if entry is not None and entry.until_ms > now_ms:
+            if entry.fingerprint != fingerprint:
+                return Claim(ClaimState.MISMATCH)
+            if entry.record is not None:
+                return Claim(ClaimState.FINISHED, record=entry.record)
+            return Claim(ClaimState.IN_FLIGHT, retry_after_ms=entry.until_ms - now_ms)
+        entry = self._own(key, entry, fingerprint, now_ms, now_ms + lease_ms)
+        # Grows from one process to the next as well, as long as the wall clock does.
+        self._fence = entry.fence = max(self._fence + 1, wall_us)
+        return Claim(ClaimState.CLAIMED, fence=entry.fence)
+
+    def renew(self, key: str, fence: int, *, lease_ms: int, now_ms: int) -> bool:
+        """Prolong the lease."""
+        entry = self._held(key, fence, now_ms)
+        if entry is None:
+            return False
+        entry.until_ms = now_ms + lease_ms
+        entry.forget_ms = entry.until_ms + GRACE_MS
+        return True
+
+    def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int, now_ms: int) -> bool:
+        """Replace the claim by its record.
+
+        Raises:
+            StoreUnavailable: the record does not fit; the claim stays.
+        """
+        entry = self._held(key, fence, now_ms)
+        if entry is None:
+            return False
+        self._check_room(len(record), now_ms)
+        self._store(entry, record, now_ms + ttl_ms)
+        return True
+
+    def adopt(self, key: str, fingerprint: bytes, record: bytes, *, ttl_ms: int, now_ms: int) -> None:
+        """Keep a record whose claim was made elsewhere.
+
+        Raises:
+            StoreUnavailable: it does not fit.
+        """
+        self._check_room(ENTRY_BYTES + len(key) + len(fingerprint) + len(record), now_ms)
+        entry = self._own(key, self._entries.get(key), fingerprint, now_ms, now_ms + ttl_ms)
+        self._store(entry, record, now_ms + ttl_ms)
+
+    def release(self, key: str, fence: int, *, now_ms: int) -> bool:
+        """Give the claim up."""
+        entry = self._held(key, fence, now_ms)
+        if entry is None:
+            return False
+        entry.until_ms = 0
+        return True
+
+    def reap(self, now_ms: int, at_most: int) -> None:
+        """Look at up to `at_most` keys that are due, and forget those whose time is over."""
+        for _ in range(at_most):
+            key = self._timetable.take(now_ms)
+            if key is None:
+                return
+            entry = self._entries[key]
+            if entry.forget_ms > now_ms:
+                self._timetable.file(key, entry.forget_ms)
+            else:
+                self.held_bytes -= entry.size(key)
+                del self._entries[key]
+
+    def _own(self, key: str, entry: _Entry | None, fingerprint: bytes, now_ms: int, until_ms: int) -> _Entry:
+        if entry is None:
+            self._check_room(ENTRY_BYTES + len(key) + len(fingerprint), now_ms)
+            entry = self._entries[key] = _Entry()
+            self._timetable.file(key, until_ms + GRACE_MS)
+        else:
+            self.held_bytes -= entry.size(key)
+        entry.fingerprint = fingerprint
+        entry.record = None
+        entry.until_ms = until_ms
+        entry.forget_ms = until_ms + GRACE_MS
+        self.held_bytes += entry.size(key)
+        return entry
+
+    def _held(self, key: str, fence: int, now_ms: int) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is None or entry.fence != fence or entry.record is not None or entry.until_ms == 0:
+            return None
+        return entry if entry.forget_ms > now_ms else None
+
+    def _store(self, entry: _Entry, record: bytes, until_ms: int) -> None:
+        entry.record = record
+        entry.until_ms = entry.forget_ms = until_ms
+        self.held_bytes += len(record)
+
+    def _check_room(self, size: int, now_ms: int) -> None:
+        if self.held_bytes + size > self.limit_bytes:
+            self.reap(now_ms, _REAP_WHEN_FULL)
+        if self.held_bytes + size > self.limit_bytes:
+            raise StoreUnavailable(f"the memory store's records hold {self.held_bytes} of {self.limit_bytes} bytes")

@@ -1,0 +1,179 @@
+"""All sliding windows of one process, within a byte bound that a flood of new keys cannot turn against the limits.
+
+Nothing that still counts is ever evicted, so an exhausted caller stays exhausted. When there is no room for a new key
+(the whole is nearly full, or its policy holds a quarter of it), the key shares one of its policy's 256 overflow windows
+with the others of its hash: strict, never lax. When there is room again, a key starts with a copy of what its overflow
+window counts, so it cannot spend the same units twice.
+A policy is what precedes the last ``:`` of a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from b1.store.base import Balance, Charge
+from b1.store.timetable import FILING_BYTES, Timetable
+from b1.store.window import Window
+
+OVERFLOW_WINDOWS = 256
+POLICY_SHARE = 4
+# Measured on CPython 3.11 to 3.13 (tests/store/test_windows.py compares with tracemalloc): the Window, its array with
+# the spare room it allocates, the key string without its characters, a dictionary entry at its emptiest, the total.
+KEY_BYTES = 288 + FILING_BYTES
+COUNTER_BYTES = 16
+_TICK_MS = 1000
+_REAP_PER_SPEND = 4
+_REAP_WHEN_FULL = 64
+
+
+class Windows:
+    """A bounded table of windows.
+
+    Shared state, touched only between two awaits of one event loop; every method is synchronous and complete.
+
+    Args:
+        limit_bytes: accounted bytes; new keys are refused a window of their own at 7/8 of it, the rest is room for
+            the windows that exist to grow.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self.overflowed = 0
+        """How many spends went to an overflow window because there was no room."""
+        self._windows: dict[str, Window] = {}
+        self._overflow: dict[tuple[str, int], Window] = {}
+        self._policy_bytes: dict[str, int] = {}
+        self._timetable = Timetable(_TICK_MS)
+        self._new_key_limit = limit_bytes * 7 // 8
+        self._policy_limit = limit_bytes // POLICY_SHARE
+
+    def __len__(self) -> int:
+        return len(self._windows) + len(self._overflow)
+
+    def __repr__(self) -> str:
+        return (
+            f"Windows(keys={len(self._windows)}, overflow={len(self._overflow)}, "
+            f"held={self.held_bytes}/{self.limit_bytes} B)"
+        )
+
+    def spend(self, charges: Sequence[Charge], now_ms: int, *, commit: bool) -> tuple[bool, tuple[Balance, ...]]:
+        """Take from all charges or from none."""
+        if now_ms >= self._timetable.next_ms:
+            self.reap(now_ms, _REAP_PER_SPEND)
+        allowed = True
+        found = []
+        for charge in charges:
+            window = self._windows.get(charge.key)
+            if window is None and self._overflow:
+                window = self._overflow.get(_overflow_key(charge.key))
+            if window is None:
+                fits = charge.cost <= charge.quota
+            else:
+                before = len(window.counters)
+                window.advance(now_ms, charge.window_ms)
+                self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+                fits = window.total + charge.cost <= charge.quota
+            if not fits and not charge.shadow:
+                allowed = False
+            found.append((charge, window, fits))
+        takes = allowed and commit
+        balances = []
+        for charge, window, fits in found:
+            if takes and fits and charge.cost:
+                window = self._add(charge, now_ms)
+            balances.append(_balance(charge, window, fits, now_ms))
+        return allowed, tuple(balances)
+
+    def refund(self, charges: Sequence[Charge], now_ms: int) -> None:
+        """Give each charge's cost back, newest units first."""
+        for charge in charges:
+            window = self._windows.get(charge.key) or self._overflow.get(_overflow_key(charge.key))
+            if window is None:
+                continue
+            before = len(window.counters)
+            window.advance(now_ms, charge.window_ms)
+            window.take_back(charge.cost)
+            self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+
+    def reap(self, now_ms: int, at_most: int) -> None:
+        """Look at up to `at_most` keys that are due, and forget those that count nothing any more."""
+        for _ in range(at_most):
+            key = self._timetable.take(now_ms)
+            if key is None:
+                return
+            window = self._windows[key]
+            ends_at_ms = window.ends_at_ms()
+            if ends_at_ms > now_ms:
+                self._timetable.file(key, ends_at_ms)
+            else:
+                self._forget(key, window)
+
+    def _add(self, charge: Charge, now_ms: int) -> Window:
+        key = charge.key
+        window = self._windows.get(key)
+        if window is None:
+            window = self._open(charge, now_ms)
+        before = len(window.counters)
+        window.add(charge.cost, now_ms, may_grow=self.held_bytes < self.limit_bytes)
+        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+        return window
+
+    def _open(self, charge: Charge, now_ms: int) -> Window:
+        key = charge.key
+        policy = key.rpartition(":")[0]
+        size = KEY_BYTES + len(key)
+        shared = self._overflow.get(_overflow_key(key)) if self._overflow else None
+        if not self._has_room(policy, size):
+            self.reap(now_ms, _REAP_WHEN_FULL)
+        if self._has_room(policy, size):
+            window = Window(charge.window_ms) if shared is None else shared.copy()
+            self._windows[key] = window
+            self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + size
+            self.held_bytes += size + len(window.counters) * (COUNTER_BYTES // 2)
+            self._timetable.file(key, now_ms + charge.window_ms + charge.window_ms // 60 + 1)
+            return window
+        self.overflowed += 1
+        if shared is None:
+            # Kept for good: at most 256 per policy, and the policies are the application's own few.
+            shared = self._overflow[_overflow_key(key)] = Window(charge.window_ms)
+            self.held_bytes += KEY_BYTES
+        return shared
+
+    def _has_room(self, policy: str, size: int) -> bool:
+        return (
+            self.held_bytes + size <= self._new_key_limit
+            and self._policy_bytes.get(policy, 0) + size <= self._policy_limit
+        )
+
+    def _forget(self, key: str, window: Window) -> None:
+        policy = key.rpartition(":")[0]
+        size = KEY_BYTES + len(key)
+        del self._windows[key]
+        self.held_bytes -= size + len(window.counters) * (COUNTER_BYTES // 2)
+        left = self._policy_bytes[policy] - size
+        if left:
+            self._policy_bytes[policy] = left
+        else:
+            del self._policy_bytes[policy]
+
+
+def _overflow_key(key: str) -> tuple[str, int]:
+    # str hashes are salted per process, so nobody can aim at another caller's overflow window.
+    return key.rpartition(":")[0], hash(key) % OVERFLOW_WINDOWS
+
+
+def _balance(charge: Charge, window: Window | None, fits: bool, now_ms: int) -> Balance:
+    used = 0 if window is None else window.total
+    if window is None or used == 0:
+        return Balance(fits, 0, charge.quota, 0 if fits else -1, 0, 0)
+    remaining = charge.quota - used
+    retry_ms = 0
+    if not fits:
+        excess = used + charge.cost - charge.quota
+        retry_ms = -1 if charge.cost > charge.quota else window.freed_at_ms(excess) - now_ms
+    if remaining > 0:
+        return Balance(fits, used, remaining, retry_ms, 0, window.ends_at_ms() - now_ms)
+    # More than the quota is counted after a quota was lowered: the first unit comes back when the excess has gone.
+    renew_ms = window.freed_at_ms(1 - remaining) - now_ms if charge.quota else 0
+    return Balance(fits, used, 0, retry_ms, renew_ms, window.ends_at_ms() - now_ms)
