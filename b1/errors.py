@@ -50,14 +50,20 @@ class ConfigurationError(B1Error):
 
 
 class UnknownSetting(ConfigurationError):
+    """A ``B1_*`` variable that nobody knows."""
+
     code = "UNKNOWN_SETTING"
 
 
 class InvalidSetting(ConfigurationError):
+    """A variable whose value does not parse, or is refused where it stands."""
+
     code = "INVALID_SETTING"
 
 
 class MissingSecret(ConfigurationError):
+    """Production lacks a secret."""
+
     code = "MISSING_SECRET"
 
 
@@ -88,22 +94,32 @@ class RequestError(B1Error):
 
 
 class MalformedRequest(RequestError):
+    """The request cannot be read at all: broken JSON, a NUL, a length that lies."""
+
     code, status, title = "MALFORMED_REQUEST", 400, "The request cannot be read"
 
 
 class Unauthenticated(RequestError):
+    """Nobody is known to call; the answer carries ``WWW-Authenticate``."""
+
     code, status, title = "UNAUTHENTICATED", 401, "Valid credentials are needed"
 
 
 class Forbidden(RequestError):
+    """The caller is known and may not do this."""
+
     code, status, title = "FORBIDDEN", 403, "Not allowed"
 
 
 class BodyTooLarge(RequestError):
+    """More bytes arrived than are accepted here."""
+
     code, status, title = "BODY_TOO_LARGE", 413, "The request body is too large"
 
 
 class HeadersTooLarge(RequestError):
+    """Request line and headers are over their bound; the connection is closed."""
+
     code, status, title = "HEADERS_TOO_LARGE", 431, "The request line or the headers are too large"
 
 
@@ -112,14 +128,20 @@ class IdempotencyError(RequestError):
 
 
 class IdempotencyKeyMissing(IdempotencyError):
+    """The route demands a key and none came."""
+
     code, status, title = "IDEMPOTENCY_KEY_MISSING", 400, "This route needs an Idempotency-Key"
 
 
 class IdempotencyKeyInvalid(IdempotencyError):
+    """The key is empty, too long, not visible ASCII, or given twice."""
+
     code, status, title = "IDEMPOTENCY_KEY_INVALID", 400, "The Idempotency-Key is malformed"
 
 
 class IdempotencyKeyReused(IdempotencyError):
+    """The key belongs to a request with another payload."""
+
     code, status, title = (
         "IDEMPOTENCY_KEY_REUSED",
         409,
@@ -128,6 +150,8 @@ class IdempotencyKeyReused(IdempotencyError):
 
 
 class IdempotencyInFlight(IdempotencyError):
+    """The first request with this key still runs."""
+
     code, status, title = (
         "IDEMPOTENCY_IN_FLIGHT",
         409,
@@ -137,6 +161,8 @@ class IdempotencyInFlight(IdempotencyError):
 
 
 class RateLimited(RequestError):
+    """A policy has no quota left for this caller."""
+
     code, status, title = (
         "RATE_LIMIT_EXCEEDED",
         429,
@@ -146,6 +172,8 @@ class RateLimited(RequestError):
 
 
 class PenaltyActive(RequestError):
+    """The caller is shut out for a while after repeated offences."""
+
     code, status, title = "PENALTY_ACTIVE", 429, "Requests are refused after repeated offences"
     retry_after = 60.0
 
@@ -161,30 +189,42 @@ class LeaseHeld(RequestError):
 
 
 class DeadlineExceeded(RequestError):
+    """The work took longer than its deadline."""
+
     code, status, title = "DEADLINE_EXCEEDED", 503, "The request ran out of time"
     retry_after = 1.0
 
 
 class Overloaded(RequestError):
+    """More is in work than the box can finish in time."""
+
     code, status, title = "OVERLOADED", 503, "The service is at its limit"
     retry_after = 1.0
 
 
 class NotReady(RequestError):
+    """The service is starting or stopping."""
+
     code, status, title = "NOT_READY", 503, "The service is starting or stopping"
     retry_after = 1.0
 
 
 class DatabaseBusy(RequestError):
+    """No connection came free within the deadline, or too many callers were waiting already."""
+
     code, status, title = "DB_BUSY", 503, "No database connection came free in time"
     retry_after = 1.0
 
 
 class DatabaseUnavailable(RequestError):
+    """Postgres does not answer, or the connection was lost in use; then the outcome may be unknown."""
+
     code, status, title = "DB_UNAVAILABLE", 503, "The database does not answer"
     retry_after = 2.0
 
 
 class StoreUnavailable(RequestError):
+    """Neither Redis nor memory could take the record."""
+
     code, status, title = "STORE_UNAVAILABLE", 503, "The state store cannot take the record"
     retry_after = 1.0

@@ -16,7 +16,7 @@ from b1.store.base import GRACE_MS, Charge, ClaimState, Store
 __all__ = ["ManualClock", "StoreCheck", "StoreHarness", "store_contract"]
 
 _MINUTE_MS = 60_000
-_START_S = 1_750_000_000.0
+_START_S = 1_750_032_000.0  # midnight UTC
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from b1.embedded.binaries import PostgresBinaries, postgres_binaries, redis_bina
 T = TypeVar("T")
 START_LIMIT_S = 30.0
 ROLE = "b1"
+FOLDER_PREFIX = "b1-tests-"
 _database_numbers = itertools.count(1)
 
 
@@ -226,7 +227,8 @@ class Servers:
     """Makes servers in a temporary folder, and removes everything at the end."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="b1-tests-"))
+        _remove_what_killed_sessions_left()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         self._folder.chmod(0o755)  # whom the servers run as must find the way to their own, closed folders
         self._started: list[Server] = []
         self._numbers = itertools.count(1)
@@ -284,6 +286,14 @@ class Servers:
         )
         self._template = data
         return data
+
+
+def _remove_what_killed_sessions_left() -> None:
+    """Remove the folders of sessions that could not; the kernel has ended their servers."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if pid.isdigit() and folder.stat().st_uid == os.geteuid() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tool(name: str) -> str:

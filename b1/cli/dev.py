@@ -29,6 +29,7 @@ from b1.settings import Settings
 
 STATE_DIR = ".b1"
 LOOPBACK = "127.0.0.1"
+PORT_LIMIT_S = 3.0
 READY_LIMIT_S = 60.0
 LOOK_EVERY_S = 1.0
 BOOT_FAILED = (3, 4)  # gunicorn's codes: a worker that cannot boot, an application that cannot be loaded
@@ -44,7 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     environment = development_environment(arguments.app, os.environ)
     settings = Settings.from_env(environment)
     target = find_target(settings.app)
-    if not process.can_bind(settings.host or LOOPBACK, settings.port):
+    # An earlier start that was killed needs a moment to let go of the port.
+    if not process.wait_until(
+        lambda: process.can_bind(settings.host or LOOPBACK, settings.port), limit_s=PORT_LIMIT_S, every_s=0.1
+    ):
         raise ConfigurationError(f"port {settings.port} is in use", remedy=f"PORT={settings.port + 1} takes another")
     with Interrupts() as interrupts, contextlib.ExitStack() as ending:
         development = Development(environment, target, interrupts)
@@ -134,7 +138,7 @@ class Development:
     def _migrate(self) -> int:
         """Bring the schema up to date in a process of its own; return its exit code."""
         command = [sys.executable, "-m", "b1", "migrate", "--quiet"]
-        child = process.start(command, death_signal=signal.SIGTERM, env=self._environment)
+        child = process.start(command, death_signal=signal.SIGTERM, own_group=True, env=self._environment)
         while child.poll() is None:
             if self._interrupts.wait(LOOK_EVERY_S):
                 child.terminate()

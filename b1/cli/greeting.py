@@ -37,7 +37,7 @@ def _links(settings: Settings, address: str) -> Iterator[tuple[str, str]]:
 
 def _budget(settings: Settings, postgres: str) -> Iterator[tuple[str, str]]:
     plan = make_plan(read_host({}), settings)
-    redis = "REDIS_URL" if settings.redis_url is not None else "none, the state lives in memory"
+    redis = "REDIS_URL" if settings.redis_url is not None else "unused: the state lives in memory"
     yield "budget", f"{plan.db_connections} Postgres connections ({postgres})"
     yield "", f"{plan.redis_connections} Redis connections ({redis})"
     yield "", f"{format_bytes(plan.memory_limit_bytes)} memory ({plan.reasons['memory_limit_bytes']})"

@@ -16,6 +16,7 @@ VERBS = {
     "migrate": "bring the database's schema up to date",
 }
 EXIT_CONFIGURATION = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -29,6 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except ConfigurationError as wrong:
         print(f"b1 {given[0]}: {wrong}", file=sys.stderr)
         return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

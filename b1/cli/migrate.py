@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -26,7 +27,7 @@ from b1.db.migrate import (
     read_seed,
 )
 from b1.errors import DatabaseBusy, DatabaseUnavailable
-from b1.settings import Settings
+from b1.settings import Secret, Settings
 
 if TYPE_CHECKING:
     from b1.db import Database, Lease
@@ -57,12 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.app is not None:
         environ["B1_APP"] = arguments.app
     settings = Settings.from_env(environ)
+    logging.getLogger("b1").addHandler(logging.NullHandler())  # what there is to say about the database is said below
     if settings.database_url is None:
         _say(arguments, "no DATABASE_URL, nothing to do")
         return 0
     try:
         files = read_files(find_target(settings.app), demo=settings.demo)
-        done = asyncio.run(migrate(settings, files, patience_s=arguments.wait))
+        done = asyncio.run(migrate(_database(settings, settings.database_url), files, patience_s=arguments.wait))
     except MigrationFailed as failed:
         print(f"b1 migrate: {failed}", file=sys.stderr)
         return 1
@@ -87,14 +89,13 @@ def read_files(target: Target, *, demo: bool) -> Files:
     return Files(migrations, read_seed(target.migrations, target.package) if demo else None)
 
 
-async def migrate(settings: Settings, files: Files, *, patience_s: float) -> list[str]:
-    """Apply what is missing on one of the host's connections, and return the names.
+async def migrate(database: Database, files: Files, *, patience_s: float) -> list[str]:
+    """Apply what is missing on one of the host's connections, and return the names. Starts and closes `database`.
 
     Raises:
         MigrationFailed: a file cannot be applied.
         DatabaseUnavailable, DatabaseBusy: no connection within `patience_s`.
     """
-    database = _database(settings)
     await database.start()
     try:
         async with AsyncExitStack() as stack:
@@ -107,12 +108,10 @@ async def migrate(settings: Settings, files: Files, *, patience_s: float) -> lis
     return done
 
 
-def _database(settings: Settings) -> Database:
+def _database(settings: Settings, secret: Secret) -> Database:
     from b1.db import Database, DatabaseOptions, slots_directory
 
-    if settings.database_url is None:
-        raise ValueError("there is no DATABASE_URL")
-    url = settings.database_url.reveal()
+    url = secret.reveal()
     return Database(
         DatabaseOptions(
             url=url,

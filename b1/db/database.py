@@ -148,9 +148,8 @@ class Acquisition:
         if session is None:
             session = await pool.wait(self._priority, self._patience_s())
             pool.counters.waited += 1
-        pool.counters.acquired += 1
         self._lease = lease = Lease(pool, session, self._priority, self._expires_s)
-        pool.leases.add(lease)
+        pool.note_lease(lease)
         return lease
 
     async def __aexit__(

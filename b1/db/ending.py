@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from b1.db.running import Running
-from b1.db.session import Session
+from b1.db.session import Session, failures
 
 # Most abandoned queries are short, and interrupting costs two queries and a rollback.
 NATURAL_END_S = 0.02
@@ -45,11 +45,9 @@ async def see_off(owner: Owner, session: Session, running: Running[Any]) -> None
 
 
 async def _finish(running: Running[Any]) -> None:
-    import asyncpg
-
     try:
         await running
-    except (OSError, ValueError, TypeError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+    except failures() + (ValueError, TypeError):  # noqa: RUF005 - mypy reads no unpacking in an except clause
         pass  # its caller has gone; whether the connection survived shows in `is_closed`
 
 
@@ -73,9 +71,7 @@ async def _hasten(owner: Owner, session: Session, ending: asyncio.Future[None]) 
 
 
 async def _cancel(sibling: Session, pid: int) -> None:
-    import asyncpg
-
     try:
         await sibling.cancel_query_of(pid)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except failures():
         pass  # the sibling died, or the victim ended first; the victim's end is what we wait for

@@ -17,7 +17,7 @@ from b1.db.counters import Counters
 from b1.db.opening import Borrow, Opener
 from b1.db.options import DatabaseOptions
 from b1.db.reach import Reach
-from b1.db.session import Session
+from b1.db.session import Session, failures
 from b1.db.sharing import Sharing
 from b1.slots import Slot, Slots
 
@@ -199,7 +199,7 @@ class Fleet:
             return await self.opener.open(slot)
         except asyncpg.TooManyConnectionsError:
             self.reach.back_off()  # a limit of the server or of the role: as good as a slot that is taken
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except failures() as error:
             self.reach.back_off()
             if not self.sessions:
                 self.suspect(type(error).__name__)

@@ -269,6 +269,9 @@ def _as_unavailable(error: Exception, raw: RawConnection) -> DatabaseUnavailable
         state = error.sqlstate or ""
         if state in _ENDED_BY_SERVER or state.startswith("08"):
             return DatabaseUnavailable("the database ended the connection")
+    elif isinstance(error, asyncpg.InternalClientError):
+        raw.terminate()  # asked after the server's last words were read, or out of step: of no use to anybody
+        return DatabaseUnavailable("the connection to the database is out of order")
     elif isinstance(error, OSError) or (isinstance(error, asyncpg.InterfaceError) and raw.is_closed()):
         return DatabaseUnavailable("the connection to the database broke")
     return None

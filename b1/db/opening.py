@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from b1.clock import Clock
 from b1.db.options import DatabaseOptions, address, dsn
-from b1.db.session import Session
+from b1.db.session import Session, failures
 from b1.slots import Slot
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ class Opener:
         """Return a session on a slot that the caller holds; on any error the slot is still the caller's.
 
         Raises:
-            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: there is no connection.
+            one of `failures`: there is no connection.
         """
-        import asyncpg
-
         if not slot.record.is_clean:
             await self._settle(slot)
         slot.note_open()
@@ -69,7 +67,7 @@ class Opener:
             raw = await self._connect()
         except TimeoutError:
             raise  # the attempt may sit in the server's queue and become a backend yet
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except failures():
             slot.note_clean()  # refused: whatever served the attempt has ended it
             raise
         return Session(raw, slot, self._clock.monotonic())
@@ -121,14 +119,12 @@ class Opener:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _ask_sibling(self, pid: int) -> bool | None:
-        import asyncpg
-
         async with self._borrow(_SIBLING_WAIT_S) as sibling:
             if sibling is None:
                 return None
             try:
                 return await sibling.sees(pid)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except failures():
                 return None  # the sibling died; the pool notices when it gets it back
 
     async def _sign_of_life(self) -> None:

@@ -18,13 +18,16 @@ from b1.db.fleet import Fleet
 from b1.db.lease import Lease
 from b1.db.options import DatabaseOptions, Priority
 from b1.db.running import Running
-from b1.db.session import Session
+from b1.db.session import Session, failures
 from b1.db.waiting import Class, Waiter, WaitQueue
 from b1.errors import B1Error, DatabaseBusy, DatabaseUnavailable, NotRunning
 from b1.slots import Slot, Slots
 
-_TICK_S = 0.02  # holders must yield within 50 ms
+# How often to look around. Waking an idle process costs more than looking, on a small virtual machine most of all.
 _TICK_WANTING_S = 0.01
+_TICK_BUSY_S = 0.02
+_TICK_SPARE_S = 0.04  # holders of more than one yield within 50 ms
+_TICK_SOLE_S = 0.1  # a sole holder yields after a quantum of 250 ms
 _RESET = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 
 
@@ -59,6 +62,7 @@ class Pool:
         self._background_slot: Slot | None = None
         self._leaving = 0  # sessions whose abandoned query has not ended: they can help nobody
         self._timer: asyncio.TimerHandle | None = None
+        self._interval_s = 0.0
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,13 @@ class Pool:
         finally:
             if priority != "errand":
                 self.counters.wait_s += self.clock.monotonic() - started_s
+
+    def note_lease(self, lease: Lease) -> None:
+        """Hear that a session was leased, and look after the lease from now on."""
+        self.counters.acquired += 1
+        self.leases.add(lease)
+        if self._interval_s > _TICK_BUSY_S:
+            self._wake_within(_TICK_BUSY_S)
 
     def take_back(self, lease: Lease, session: Session) -> None:
         """Receive the session of a lease that ended."""
@@ -233,15 +244,13 @@ class Pool:
             await self._restore(session, with_settings=with_settings)
 
     async def _restore(self, session: Session, *, with_settings: bool) -> None:
-        import asyncpg
-
         words = ["ROLLBACK"] if session.raw.is_in_transaction() else []
         words += [_RESET] if with_settings else []
         try:
             async with asyncio.timeout(PATIENCE_S):
                 if words:
                     await session.execute("; ".join(words))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except failures():
             session.raw.terminate()
         finally:
             self.offer(session)
@@ -268,11 +277,23 @@ class Pool:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Ask for connections that callers need, and keep the timer going while there is anything to look after."""
+        """Ask for connections that callers need, and see that the timer runs as often as things stand."""
         wanted = self._wanted() if self.is_running else 0
         self.fleet.grow(wanted)
-        if self._timer is None and (wanted > 0 or len(self.queue) or self.fleet.holds_anything):
-            self._timer = self.loop.call_later(_TICK_WANTING_S if wanted > 0 else _TICK_S, self._tick)
+        if wanted > 0:
+            self._wake_within(_TICK_WANTING_S)
+        elif self.leases or len(self.queue) or self._leaving:
+            self._wake_within(_TICK_BUSY_S)
+        elif self.fleet.holds_anything:
+            self._wake_within(_TICK_SPARE_S if self.fleet.kept > 1 else _TICK_SOLE_S)
+
+    def _wake_within(self, interval_s: float) -> None:
+        if self._timer is not None:
+            if interval_s >= self._interval_s:
+                return
+            self._timer.cancel()
+        self._interval_s = interval_s
+        self._timer = self.loop.call_later(interval_s, self._tick)
 
     def _wanted(self) -> int:
         if self.fleet.must_probe:

@@ -27,6 +27,13 @@ _IS_THERE = "select exists(select from pg_stat_activity where pid = $1 and appli
 _CANCEL = "select pg_cancel_backend($1)"
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """Return what a query of our own may raise. `InternalClientError`: asked after the server's last words were read."""
+    import asyncpg
+
+    return (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 class Session:
     """A live connection. Owned by the pool; while leased, only the lease runs queries on it."""
 
@@ -49,9 +56,14 @@ class Session:
 
     async def ask(self, query: Coroutine[Any, Any, T]) -> T:
         """Run a query of our own; when it is cancelled the connection is terminated, for lack of a better owner."""
+        import asyncpg
+
         running = Running(query, asyncio.get_running_loop())
         try:
             return await running
+        except asyncpg.InternalClientError:
+            self.raw.terminate()
+            raise
         finally:
             if running.is_unfinished:
                 self.raw.terminate()
@@ -71,11 +83,9 @@ class Session:
 
     async def close(self) -> None:
         """End the backend and free the slot: clean if the backend is known to be gone. Runs no query."""
-        import asyncpg
-
         try:
             await self.raw.close(timeout=_CLOSE_LIMIT_S)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except failures():
             pass  # asyncpg has dropped the socket; the record stays open for the next holder of the slot
         else:
             self.slot.note_clean()

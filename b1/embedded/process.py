@@ -74,7 +74,7 @@ def start(
 def run(
     command: Sequence[str | Path], *, identity: Identity | None = None, cwd: Path, text: str = "", timeout_s: float = 60
 ) -> str:
-    """Run `command` to its end with `text` as input and return what it printed.
+    """Run `command` to its end with `text` as input and return what it printed. Ctrl-C does not reach it.
 
     Raises:
         subprocess.CalledProcessError: it failed; `output` says why.
@@ -92,6 +92,7 @@ def run(
         check=True,
         cwd=cwd,
         timeout=timeout_s,
+        start_new_session=True,
     ).stdout
 
 
@@ -122,17 +123,15 @@ def lesser_identity(*paths: Path, owner_of: Path) -> Identity | None:
     """Return whom a server should run as: None when we are not root, else a user who can reach `paths`.
 
     The owner of `owner_of` when that is an ordinary user (the folder of somebody who called sudo), else ``nobody``.
+    An owner without a name, as in a container with somebody's folder mounted, will not do: initdb insists on one.
 
     Raises:
         PermissionError: that user cannot reach `paths`, and this process may not hand on the capability to do so.
     """
     if os.geteuid() != 0:
         return None
-    owner = owner_of.stat()
-    uid, gid = owner.st_uid, owner.st_gid
-    if uid == 0:
-        nobody = pwd.getpwnam("nobody")
-        uid, gid = nobody.pw_uid, nobody.pw_gid
+    user = _user(owner_of.stat().st_uid)
+    uid, gid = user.pw_uid, user.pw_gid
     closed = [folder for path in paths for folder in path.resolve().parents if not _may_search(folder, uid, gid)]
     if not closed:
         return Identity(uid, gid)
@@ -140,6 +139,13 @@ def lesser_identity(*paths: Path, owner_of: Path) -> Identity | None:
         if _is_permitted(capability):
             return Identity(uid, gid, capability)
     raise PermissionError(f"user {uid} cannot look below {closed[-1]}")
+
+
+def _user(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid) if uid != 0 else pwd.getpwnam("nobody")
+    except KeyError:
+        return pwd.getpwnam("nobody")
 
 
 def _may_search(folder: Path, uid: int, gid: int) -> bool:

@@ -7,6 +7,7 @@ from b1.idempotency.errors import IdempotencyOutcomeNotStored
 from b1.idempotency.fingerprint import Keyed
 from b1.idempotency.options import IdempotencyOptions, ServiceOptions
 from b1.idempotency.outcome import Answer
+from b1.idempotency.plain import plain_transaction
 from b1.idempotency.record import Record
 from b1.idempotency.service import Idempotency, IdempotencySnapshot
 from b1.idempotency.transactional import Transaction, TransactionOver
@@ -28,4 +29,5 @@ __all__ = [
     "Transaction",
     "TransactionOver",
     "Verdict",
+    "plain_transaction",
 ]

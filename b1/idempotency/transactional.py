@@ -37,6 +37,7 @@ log = logging.getLogger("b1.idempotency")
 LOCK_NOT_AVAILABLE = "55P03"
 _LOST_AGAINST_ANOTHER = ("40001", "40P01")  # serialization failure, deadlock
 _CALLBACK_S = 5.0
+_LOOK_S = 1.0
 OnCommit = Callable[[], Awaitable[None] | None]
 
 
@@ -52,7 +53,7 @@ class Lease(Protocol):
 class LeaseSource(Protocol):
     """The part of `b1.db.Database` that is used here."""
 
-    def acquire(self, *, priority: Any = ..., timeout_s: float = ...) -> AbstractAsyncContextManager[Any]: ...
+    def acquire(self, *, priority: Any = ..., timeout_s: float | None = ...) -> AbstractAsyncContextManager[Any]: ...
 
 
 class TransactionOver(B1Error):
@@ -157,7 +158,8 @@ class Deferred:
     One task at a time uses it: the handler's, then, after the answer is complete, the one that settles the attempt.
     """
 
-    def __init__(self, lease: Lease, holding: AsyncExitStack, keyed: Keyed) -> None:
+    def __init__(self, database: LeaseSource, lease: Lease, holding: AsyncExitStack, keyed: Keyed) -> None:
+        self._database = database
         self._lease = lease
         self._holding = holding
         self._keyed = keyed
@@ -178,7 +180,7 @@ class Deferred:
         """
         holding = AsyncExitStack()
         lease = await holding.enter_async_context(database.acquire(timeout_s=acquire_timeout_s))
-        deferred = cls(lease, holding, keyed)
+        deferred = cls(database, lease, holding, keyed)
         try:
             await lease.execute(queries.begin(lock_timeout_ms))
             await deferred._claim(ttl_s)
@@ -229,9 +231,12 @@ class Deferred:
             DatabaseBusy: the transaction lost against another one, nothing was committed.
             Exception: as Postgres raised it (the handler swallowed an error, say); nothing was committed.
         """
+        callbacks = self.transaction.close()
+        is_committing = False
         try:
             if not await self._lease.fetchval(queries.WRITE, self._keyed.digest, status, record):
                 raise RuntimeError("the handler ended the transaction or removed the idempotency row itself")
+            is_committing = True
             tag = await self._lease.execute(queries.COMMIT)
             if tag != queries.COMMIT:
                 raise RuntimeError(f"Postgres answered {tag} to COMMIT")
@@ -239,12 +244,21 @@ class Deferred:
             await self.rollback()
             if sqlstate(error) in _LOST_AGAINST_ANOTHER:
                 raise DatabaseBusy("the transaction lost against another one: repeat the request") from error
-            if is_lost(error):
-                raise DatabaseUnavailable("the connection was lost; a retry with the same key finds out") from error
-            raise
-        callbacks = self.transaction.close()
+            if not is_lost(error):
+                raise
+            if not (is_committing and await self._is_committed(record)):
+                raise DatabaseUnavailable("the connection was lost: a retry with the same key finds out") from error
         await self._holding.aclose()
-        await _call_all(callbacks, self._keyed)
+        await call_all(callbacks)
+
+    async def _is_committed(self, record: bytes | None) -> bool:
+        """Look, on another connection, whether a COMMIT whose answer was lost had arrived; False when nobody can say."""
+        try:
+            async with self._database.acquire(timeout_s=_LOOK_S) as lease:
+                row = await lease.fetchrow(queries.READ, self._keyed.digest)
+        except (RequestError, OSError):
+            return False
+        return row is not None and bytes(row["fingerprint"]) == self._keyed.fingerprint and row["record"] == record
 
     async def rollback(self) -> None:
         """Undo everything, the claim included, and give the connection back."""
@@ -258,7 +272,8 @@ class Deferred:
             await self._holding.aclose()
 
 
-async def _call_all(callbacks: list[OnCommit], keyed: Keyed) -> None:
+async def call_all(callbacks: list[OnCommit]) -> None:
+    """Run what was registered for after the commit, one after the other; errors are logged."""
     for callback in callbacks:
         try:
             waiting = callback()
@@ -266,7 +281,7 @@ async def _call_all(callbacks: list[OnCommit], keyed: Keyed) -> None:
                 async with asyncio.timeout(_CALLBACK_S):
                     await waiting
         except Exception:  # the effect is committed; the answer must not depend on what follows it
-            log.exception("on_commit callback failed", extra={"key": keyed.digest.hex()[:12]})
+            log.exception("on_commit callback failed")
 
 
 def sqlstate(error: BaseException) -> str | None:

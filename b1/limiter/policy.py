@@ -21,7 +21,7 @@ SCOPES: tuple[Scope, ...] = ("address", "actor", "organization", "actor+organiza
 # Two names for the same thing, as price lists call it and as code does.
 TIER_ALIASES = MappingProxyType({"basic": "free", "premium": "pro"})
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
-_RATE = re.compile(r"(\d+)\s*(?:/|\s+per\s+)\s*(\d+)?\s*([a-z]+)")
+_RATE = re.compile(r"(\d+)\s*(?:/|\s+per\s+)\s*(\d+)?\s*([a-z]+)", re.ASCII)
 _UNIT_S = {
     "s": 1,
     "sec": 1,
@@ -137,12 +137,19 @@ class PolicyTable(Mapping[str, Policy]):
         roles: quota multiplier by role, for policies with `role_scaled`; other roles count as 1.
 
     Raises:
-        ConfigurationError: a name is there twice, or a multiplier is not above 0.
+        ConfigurationError: a name is there twice, a multiplier is not above 0, or a shared counter cannot be shared.
     """
 
     def __init__(self, policies: Iterable[Policy], *, roles: Mapping[str, float] = ROLE_MULTIPLIERS) -> None:
         self._policies: dict[str, Policy] = {}
+        counters: dict[str, Policy] = {}
         for policy in policies:
+            first = counters.setdefault(policy.counter or policy.name, policy)
+            if (first.window_s, first.scope) != (policy.window_s, policy.scope):
+                raise ConfigurationError(
+                    f"policies {first.name!r} and {policy.name!r} share a counter and differ in window or scope",
+                    remedy="give them one window_s and one scope, or counters of their own",
+                )
             if policy.name in self._policies:
                 raise ConfigurationError(f"policy {policy.name!r} is in the table twice", remedy="give each its name")
             self._policies[policy.name] = policy

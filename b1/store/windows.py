@@ -24,6 +24,7 @@ COUNTER_BYTES = 16
 _TICK_MS = 1000
 _REAP_PER_SPEND = 4
 _REAP_WHEN_FULL = 64
+_OVERFLOW_MARK = ":~"  # no digest contains it
 
 
 class Windows:
@@ -33,7 +34,7 @@ class Windows:
 
     Args:
         limit_bytes: accounted bytes; new keys are refused a window of their own at 7/8 of it, the rest is room for
-            the windows that exist to grow.
+            the windows that exist to grow. Overflow windows come on top of it, 256 per policy at most.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -42,18 +43,18 @@ class Windows:
         self.overflowed = 0
         """How many spends went to an overflow window because there was no room."""
         self._windows: dict[str, Window] = {}
-        self._overflow: dict[tuple[str, int], Window] = {}
+        self._overflow = 0  # how many of them are overflow windows
         self._policy_bytes: dict[str, int] = {}
         self._timetable = Timetable(_TICK_MS)
         self._new_key_limit = limit_bytes * 7 // 8
         self._policy_limit = limit_bytes // POLICY_SHARE
 
     def __len__(self) -> int:
-        return len(self._windows) + len(self._overflow)
+        return len(self._windows)
 
     def __repr__(self) -> str:
         return (
-            f"Windows(keys={len(self._windows)}, overflow={len(self._overflow)}, "
+            f"Windows(keys={len(self._windows)}, overflow={self._overflow}, "
             f"held={self.held_bytes}/{self.limit_bytes} B)"
         )
 
@@ -66,7 +67,7 @@ class Windows:
         for charge in charges:
             window = self._windows.get(charge.key)
             if window is None and self._overflow:
-                window = self._overflow.get(_overflow_key(charge.key))
+                window = self._windows.get(_overflow_key(charge.key))
             if window is None:
                 fits = charge.cost <= charge.quota
             else:
@@ -88,7 +89,7 @@ class Windows:
     def refund(self, charges: Sequence[Charge], now_ms: int) -> None:
         """Give each charge's cost back, newest units first."""
         for charge in charges:
-            window = self._windows.get(charge.key) or self._overflow.get(_overflow_key(charge.key))
+            window = self._windows.get(charge.key) or self._windows.get(_overflow_key(charge.key))
             if window is None:
                 continue
             before = len(window.counters)
@@ -120,36 +121,40 @@ class Windows:
         return window
 
     def _open(self, charge: Charge, now_ms: int) -> Window:
+        """Make a window for a key that has none, or find the one it has to share."""
         key = charge.key
-        policy = key.rpartition(":")[0]
-        size = KEY_BYTES + len(key)
-        shared = self._overflow.get(_overflow_key(key)) if self._overflow else None
-        if not self._has_room(policy, size):
+        if not self._has_room(key):
             self.reap(now_ms, _REAP_WHEN_FULL)
-        if self._has_room(policy, size):
-            window = Window(charge.window_ms) if shared is None else shared.copy()
-            self._windows[key] = window
-            self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + size
-            self.held_bytes += size + len(window.counters) * (COUNTER_BYTES // 2)
-            self._timetable.file(key, now_ms + charge.window_ms + charge.window_ms // 60 + 1)
-            return window
+        shared_key = _overflow_key(key)
+        shared = self._windows.get(shared_key) if self._overflow else None
+        if self._has_room(key):
+            return self._keep(key, Window(charge.window_ms) if shared is None else shared.copy(), now_ms)
         self.overflowed += 1
         if shared is None:
-            # Kept for good: at most 256 per policy, and the policies are the application's own few.
-            shared = self._overflow[_overflow_key(key)] = Window(charge.window_ms)
-            self.held_bytes += KEY_BYTES
+            self._overflow += 1
+            shared = self._keep(shared_key, Window(charge.window_ms), now_ms)
         return shared
 
-    def _has_room(self, policy: str, size: int) -> bool:
+    def _keep(self, key: str, window: Window, now_ms: int) -> Window:
+        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
+        self._windows[key] = window
+        self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + size
+        self.held_bytes += size + len(window.counters) * (COUNTER_BYTES // 2)
+        self._timetable.file(key, now_ms + window.window_ms + window.window_ms // 60 + 1)
+        return window
+
+    def _has_room(self, key: str) -> bool:
+        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
         return (
             self.held_bytes + size <= self._new_key_limit
             and self._policy_bytes.get(policy, 0) + size <= self._policy_limit
         )
 
     def _forget(self, key: str, window: Window) -> None:
-        policy = key.rpartition(":")[0]
-        size = KEY_BYTES + len(key)
+        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
         del self._windows[key]
+        if _OVERFLOW_MARK in key:
+            self._overflow -= 1
         self.held_bytes -= size + len(window.counters) * (COUNTER_BYTES // 2)
         left = self._policy_bytes[policy] - size
         if left:
@@ -158,9 +163,9 @@ class Windows:
             del self._policy_bytes[policy]
 
 
-def _overflow_key(key: str) -> tuple[str, int]:
+def _overflow_key(key: str) -> str:
     # str hashes are salted per process, so nobody can aim at another caller's overflow window.
-    return key.rpartition(":")[0], hash(key) % OVERFLOW_WINDOWS
+    return f"{key.rpartition(':')[0]}{_OVERFLOW_MARK}{hash(key) % OVERFLOW_WINDOWS}"
 
 
 def _balance(charge: Charge, window: Window | None, fits: bool, now_ms: int) -> Balance:

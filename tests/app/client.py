@@ -85,7 +85,12 @@ async def running(settings: dict[str, str]) -> AsyncIterator[Pantry]:
     outbox: asyncio.Queue[Any] = asyncio.Queue()
     await inbox.put({"type": "lifespan.startup"})
     life = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, inbox.get, outbox.put))
-    started = await outbox.get()
+    answer = asyncio.create_task(outbox.get())
+    await asyncio.wait({life, answer}, return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        answer.cancel()
+        await life
+    started = await answer
     assert started["type"] == "lifespan.startup.complete", started
     try:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

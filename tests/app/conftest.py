@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from blockbuster import BlockBuster
 
 import app
 from tests.app import client
@@ -42,7 +43,11 @@ async def pantry(schema: Connection) -> Connection:
 
 
 @pytest.fixture
-async def running(pantry: Connection, postgres_url: str) -> AsyncIterator[client.Pantry]:
+async def running(pantry: Connection, postgres_url: str, blockbuster: BlockBuster) -> AsyncIterator[client.Pantry]:
     """Pantry itself, with the demo."""
+    for watched in blockbuster.functions.values():
+        # Once at start-up: /proc, the cgroups, where slots may lie, and the dashboard's page.
+        watched.can_block_in("b1/profile.py", {"_new_runtime"})
+        watched.can_block_in("b1/assembly.py", {"build_stack"})
     async with client.running({"DATABASE_URL": postgres_url, "AUTH_JWT_SECRET": "a test secret of 32 characters!!"}) as one:
         yield one

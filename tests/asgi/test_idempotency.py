@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import BackgroundTasks, Depends, HTTPException, Response
@@ -18,10 +18,10 @@ from b1.errors import ConfigurationError
 from b1.idempotency import Attempt, IdempotencyOptions
 from b1.idempotency.transactional import Transaction
 from b1.types import ASGIApp, Message, Receive, Scope, Send
-from tests.idempotency.conftest import database, other_database, slot_files
+from tests.idempotency.conftest import database
 from tests.idempotency.harness import ANN, BOB, World, attempt, effects, make_thing, post, records, until
 
-__all__ = ["database", "other_database", "slot_files"]
+__all__ = ["database"]
 
 
 class Counted:
@@ -42,6 +42,29 @@ class Counted:
 
 
 LENGTH = (b"content-length", b"4")
+
+
+def cut_at_its_answer(app: ASGIApp) -> ASGIApp:
+    """Cancel `app` once, as a deadline would, while the outcome of its answer is being made certain."""
+    cut: list[bool] = []
+
+    async def cutting(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def tapped(message: Message) -> None:
+            if message["type"] == "http.response.body" and not cut:
+                cut.append(True)
+                asyncio.get_running_loop().call_soon(task.cancel)
+            await send(message)
+
+        try:
+            await app(scope, receive, tapped)
+        except asyncio.CancelledError:
+            task.uncancel()
+            await PlainTextResponse("too late", 503)(scope, receive, send)
+
+    return cutting
 
 
 @pytest.mark.parametrize("key", ["", "a,b", '"a', "x" * 256, "a b"])
@@ -227,7 +250,9 @@ async def test_a_failed_stream_frees_the_key() -> None:
     assert "idempotency-stored" not in replies[0].headers
 
 
-@pytest.mark.parametrize(("status", "runs"), [(200, 1), (303, 1), (404, 1), (422, 1), (401, 2), (409, 2), (429, 2), (500, 2)])
+@pytest.mark.parametrize(
+    ("status", "runs"), [(200, 1), (303, 1), (404, 1), (422, 1), (401, 2), (409, 2), (429, 2), (500, 2)]
+)
 async def test_what_is_stored_depends_on_the_status(status: int, runs: int) -> None:
     app = Counted(status, (LENGTH,))
     served = World().serve(app)
@@ -333,31 +358,24 @@ async def test_a_deadline_in_the_handler_undoes_its_effect(database: Database) -
 async def test_a_deadline_between_answer_and_commit_does_not_cut_the_commit(database: Database) -> None:
     world = World(database)
     world.handle(make_thing)
-    cancelled = asyncio.Event()
-
-    async def cancelling(scope: Scope, receive: Receive, send: Send) -> None:
-        """End the application as a deadline would, at the moment when its answer is complete."""
-
-        async def tapped(message: Message) -> None:
-            if message["type"] == "http.response.body" and not cancelled.is_set():
-                cancelled.set()
-                task = asyncio.current_task()
-                assert task is not None
-                asyncio.get_running_loop().call_soon(task.cancel)
-            await send(message)
-
-        try:
-            await world.app(scope, receive, tapped)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            await PlainTextResponse("too late", 503)(scope, receive, send)
-
-    served = world.serve(cancelling)
+    served = world.serve(cut_at_its_answer(world.app))
     first, again = await post(served), await post(served)
-    assert cancelled.is_set() and (first.status, first.starts) == (201, 1)
+    assert (first.status, first.starts) == (201, 1)
     assert (again.replayed, again.body, await effects(database)) == (True, first.body, 1)
+
+
+async def test_a_deadline_at_the_first_byte_of_a_stream_is_honest(database: Database) -> None:
+    world = World(database)
+
+    @world.app.post("/things")
+    async def things() -> StreamingResponse:
+        await make_thing(attempt(), {})
+        return StreamingResponse(iter([b"one", b"two"]))
+
+    served = world.serve(cut_at_its_answer(world.app))
+    replies = [await post(served) for _ in range(2)]
+    assert [reply.code for reply in replies] == ["IDEMPOTENCY_OUTCOME_NOT_STORED"] * 2
+    assert await effects(database) == 1
 
 
 async def test_background_tasks_run_once_and_after_the_commit(database: Database) -> None:
@@ -376,14 +394,15 @@ async def test_background_tasks_run_once_and_after_the_commit(database: Database
     assert [(await post(served)).status for _ in range(2)] == [201, 201] and seen == [1]
 
 
-async def test_a_dependency_may_hold_the_block(database: Database) -> None:
-    async def transaction() -> Any:
-        async with attempt().transaction() as tx:
-            yield tx
+async def transaction() -> Any:
+    async with attempt().transaction() as tx:
+        yield tx
 
+
+async def test_a_dependency_may_hold_the_block(database: Database) -> None:
     async def run(world: World) -> ASGIApp:
         @world.app.post("/things", status_code=201)
-        async def things(body: dict[str, Any], tx: Any = Depends(transaction)) -> Any:
+        async def things(body: dict[str, Any], tx: Annotated[Any, Depends(transaction)]) -> Any:
             assert isinstance(tx, Transaction)
             await tx.execute("INSERT INTO effects VALUES ('x')")
             if body.get("fail"):
@@ -442,8 +461,8 @@ async def test_a_streamed_answer_commits_its_effect_once(database: Database) -> 
         await make_thing(attempt(), {})
 
         async def parts() -> Any:
-            yield str(await effects(database)).encode()  # committed before the first byte
-            yield b"!"
+            yield b"made "
+            yield str(await effects(database)).encode()  # committed before the first byte left
 
         return StreamingResponse(parts())
 
@@ -451,5 +470,5 @@ async def test_a_streamed_answer_commits_its_effect_once(database: Database) -> 
     first, again = await post(served), await post(served)
     flushed = World(database)
     later = await post(flushed.handle(make_thing))
-    assert (first.body, first.headers["idempotency-stored"]) == (b"1!", "false")
+    assert (first.body, first.headers["idempotency-stored"]) == (b"made 1", "false")
     assert [again.code, later.code] == ["IDEMPOTENCY_OUTCOME_NOT_STORED"] * 2 and await effects(database) == 1

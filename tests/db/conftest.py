@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,8 +82,8 @@ def neighbours(slots_dir: Path) -> Iterator[Callable[..., Neighbour]]:
 
 
 @pytest.fixture
-async def make_database(slots_dir: Path) -> AsyncIterator[MakeDatabase]:
-    """Make databases that are closed at the end; `start` them yourself."""
+async def make_database(slots_dir: Path, postgres_url: str) -> AsyncIterator[MakeDatabase]:
+    """Make databases that are closed at the end, before `postgres_url` is dropped; `start` them yourself."""
     made: list[Database] = []
 
     def make(url: str, **options: Any) -> Database:
@@ -102,7 +101,3 @@ async def database(make_database: MakeDatabase, postgres_url: str) -> Database:
     one = make_database(postgres_url)
     await one.start()
     return one
-
-
-def elapsed_since(start_s: float) -> float:
-    return time.monotonic() - start_s

@@ -46,7 +46,7 @@ async def test_two_processes_share_three_and_both_are_served(
 ) -> None:
     with census(postgres) as seen:
         busy = asyncio.gather(*(_keep_busy(database) for _ in range(20)))
-        await until(lambda: database.snapshot().in_use == 3)
+        await until(lambda: len(database.snapshot().holders) == 3)
         neighbour = neighbours(postgres_url, loop_kind, "serve", "20", "5")
         before = database.snapshot().counters.acquired
         for _ in range(10):
@@ -119,9 +119,7 @@ async def test_a_forked_child_keeps_no_connection_of_its_killed_parent(
     os.kill(child, 9)
 
 
-async def test_a_cancelled_query_is_interrupted_through_a_sibling(
-    postgres: PostgresServer, database: Database
-) -> None:
+async def test_a_cancelled_query_is_interrupted_through_a_sibling(postgres: PostgresServer, database: Database) -> None:
     await asyncio.gather(*(database.execute("select pg_sleep(0.02)") for _ in range(3)))
     with census(postgres) as seen:
         for _ in range(5):
@@ -141,7 +139,7 @@ async def test_without_a_free_sibling_the_socket_is_closed_and_the_slot_rests(
 ) -> None:
     with census(postgres) as seen:
         queries = [asyncio.create_task(database.execute("select pg_sleep(60)")) for _ in range(3)]
-        await until(lambda: database.snapshot().in_use == 3)
+        await until(lambda: len(database.snapshot().holders) == 3)
         for query in queries:
             query.cancel()
         await asyncio.gather(*queries, return_exceptions=True)

@@ -6,17 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from blockbuster import BlockBuster
 
 from b1.db import Database
 from tests.idempotency.harness import database_at
-
-
-@pytest.fixture(autouse=True)
-def slot_files(blockbuster: BlockBuster) -> None:
-    """Let the host's slots use their files, which lie in memory; until `tests/blocking.py` says so for everybody."""
-    for watched in blockbuster.functions.values():
-        watched.can_block_in("b1/slots.py", {"_close", "_lock", "_make_private", "_open", "_try_lock", "_write", "open"})
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Each setting, metric, error code and endpoint has its line in the reference."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,12 @@ def all_codes(kind: type[errors.B1Error]) -> set[str]:
 
 def test_every_error_code_has_a_section() -> None:
     text = page("errors.md")
-    shipped = {code for code in all_codes(errors.B1Error)} - {"B1_ERROR"}
+    shipped = all_codes(errors.B1Error) - {"B1_ERROR"}
     assert [] == sorted(code for code in shipped if f"`{code}`" not in text)
 
 
 @pytest.mark.parametrize("link_source", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
 def test_links_between_pages_lead_somewhere(link_source: Path) -> None:
-    import re
-
     targets = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", link_source.read_text())
     assert [] == [target for target in targets if not (link_source.parent / target).exists()]
 

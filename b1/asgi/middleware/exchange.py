@@ -17,7 +17,6 @@ from b1.idempotency import Answer, Attempt, IdempotencyOutcomeNotStored, Proceed
 if TYPE_CHECKING:
     from b1.types import Headers, Message, Scope, Send
 
-_STREAM_TYPES = (b"text/event-stream",)
 _BODYLESS = frozenset({204, 205, 304})
 
 
@@ -82,17 +81,21 @@ class Exchange:
             self._start = message
             self._chunks.clear()
             self._held_bytes = sum(len(name) + len(value) for name, value in message.get("headers", ()))
+            if _is_events(message):  # its first event may be minutes away, and a transaction would wait for it
+                await self._pass_on(message)
         elif kind == "http.response.body" and self._start is not None:
             chunk, more = message.get("body", b""), message.get("more_body", False)
             self._chunks.append(chunk)
             self._held_bytes += len(chunk)
-            if self._held_bytes > self._cap_bytes or (more and _is_stream(self._start)):
-                await self._pass_on(self._start, more)
+            if self._held_bytes > self._cap_bytes or (more and not _has_length(self._start)):
+                await self._pass_on(self._start)
+                await self._forward({"type": kind, "body": b"".join(self._chunks), "more_body": more})
+                self._chunks.clear()
             elif not more:
                 await self._complete(self._start)
-        elif self._start is not None:  # a file sent by path, a server push: nothing that could be stored
-            await self._pass_on(self._start, True)
-            await self.send(message)
+        elif self._start is not None:  # a file sent by its path, say: nothing that could be stored
+            await self._pass_on(self._start)
+            await self._forward(message)
         else:
             await self._forward(message)  # such as an early hint, before the answer
 
@@ -102,8 +105,8 @@ class Exchange:
         answer = Answer(start["status"], start.get("headers", []), b"".join(self._chunks))
         await self._deliver(await self._attempt.settle(answer, storable=self._context.storable))
 
-    async def _pass_on(self, start: Message, more: bool) -> None:
-        """Settle an answer that cannot be stored, then let it through."""
+    async def _pass_on(self, start: Message) -> None:
+        """Settle an answer that cannot be stored, then let its start through."""
         self._phase = _Phase.SETTLING
         answer = Answer(start["status"], start.get("headers", []), None)
         verdict = await self._attempt.settle(answer, storable=self._context.storable)
@@ -112,8 +115,6 @@ class Exchange:
             return
         self._phase = _Phase.PASSING
         await self._forward(_marked(start, verdict))
-        await self._forward({"type": "http.response.body", "body": b"".join(self._chunks), "more_body": more})
-        self._chunks.clear()
 
     async def _deliver(self, verdict: Verdict) -> None:
         if self._phase is not _Phase.SETTLING:
@@ -125,15 +126,15 @@ class Exchange:
             await send_replay(self._client, verdict.record)
         elif isinstance(verdict, Refuse):
             await send_problem(self._client, verdict.error, self._scope)
-        elif self._start is None or (not verdict.stored and _is_stream(self._start)):
-            # Cancelled between the commit of a streamed answer and its first byte: the effect is there, the rest is lost.
+        elif self._start is None or not self._is_whole:
+            # Cancelled between the commit of an unstorable answer and its first byte: the effect is there, the rest not.
             await send_problem(self._client, IdempotencyOutcomeNotStored(), self._scope)
         else:
             await self._client(_marked(self._start, verdict))
             await self._client({"type": "http.response.body", "body": b"".join(self._chunks)})
 
     async def _forward(self, message: Message) -> None:
-        if not self._detached:
+        if not self._detached and self._phase is not _Phase.OVER:
             await self._client(message)
 
 
@@ -160,7 +161,13 @@ def _marked(start: Message, verdict: Proceed) -> Message:
     return {**start, "headers": [*start.get("headers", ()), (b"idempotency-stored", b"false")]}
 
 
-def _is_stream(start: Message) -> bool:
-    """Say whether waiting for the whole body could take for ever: no length, or a stream by its type."""
-    fields = {name.lower(): value for name, value in start.get("headers", ())}
-    return b"content-length" not in fields or fields.get(b"content-type", b"").startswith(_STREAM_TYPES)
+def _has_length(start: Message) -> bool:
+    """Say whether the whole body can be waited for; without a length it may go on for ever."""
+    return any(name.lower() == b"content-length" for name, _ in start.get("headers", ()))
+
+
+def _is_events(start: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in start.get("headers", ())
+    )

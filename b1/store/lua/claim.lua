@@ -24,7 +24,8 @@ if ends > now then
 end
 local fence = math.max(micros, (tonumber(found[2]) or 0) + 1)
 local lease = tonumber(ARGV[3])
-redis.call('DEL', KEYS[1])
+-- Only when there is something: a script that has written is no longer refused when the server is out of memory.
+if found[2] then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], 'p', ARGV[2], 'f', string.format('%.0f', fence), 'u', string.format('%.0f', now + lease))
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lease + tonumber(ARGV[4])))
 return {0, fence}

@@ -1,0 +1,252 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol with bounds on what arrives before there is a request.
+
+uvicorn's own has none: a header of 200 MB is collected, headers may come as slowly as they like, trailers become
+headers, and 9000 small requests in one segment become 9000 objects. What llhttp refuses by itself (both framings at
+once, doubled lengths, folded lines, bare line feeds) is listed in the tests.
+
+A "head" is the request line and the header fields. Its exact size does not matter while it is small, so nothing is
+measured unless it arrives in more pieces than one or in a very large one: a common request costs a few comparisons.
+"""
+
+from __future__ import annotations
+
+import re
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from dataclasses import dataclass
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from b1.errors import HeadersTooLarge, MalformedRequest, RequestError
+from b1.server.refusals import Refusals, answer_bytes
+from b1.units import format_bytes
+
+# Requests of one connection that wait behind its first. One segment may hold 9000; each costs about 3 KiB.
+PIPELINE_LIMIT = 64
+# After a refusal the client's bytes are read and dropped for a moment, because closing with unread bytes resets the
+# connection and the client would never see the answer.
+DROP_LIMIT_BYTES = 2 * 1024 * 1024
+DROP_LIMIT_S = 2.0
+
+# Bytes of a path that are no text, written as %00 to %1F or %7F. Unescaped they do not pass the parser.
+_CONTROL = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """How large and how slow a head may be.
+
+    Attributes:
+        limit_bytes: of the request line and all fields; also of what may arrive without a head or a body in it
+            (trailers, chunk extensions, empty lines).
+        timeout_s: from the first byte, or the opening of the connection, to the end of the head.
+    """
+
+    limit_bytes: int
+    limit_fields: int
+    timeout_s: float
+
+
+class B1Protocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        limits: shared by all connections.
+        refusals: counts what is refused.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+        *,
+        limits: HeadLimits,
+        refusals: Refusals,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.access_log = False  # uvicorn looks at handlers, and builds a line for each request that nobody wants
+        self._limits = limits
+        self._refusals = refusals
+        self._timer: TimerHandle | None = None
+        self._is_head_open = False
+        self._has_advanced = False  # the present piece ended a head or held some body
+        self._piece_bytes = 0
+        self._pending_bytes = 0  # of earlier pieces, since the head began or anything advanced
+        self._hosts = 0
+        self._is_deaf = False  # what still comes on this connection is dropped
+        self._dropped_bytes = 0
+
+    def __repr__(self) -> str:
+        what = "deaf" if self._is_deaf else "head" if self._is_head_open else "open"
+        return f"<B1Protocol {what} client={self.client} pending={self._pending_bytes}>"
+
+    # From the transport
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            self._drop(len(data))
+            return
+        self._unset_keepalive_if_required()
+        self._has_advanced = False
+        self._piece_bytes = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._refuse(_reason(error))
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+        else:
+            self._bound_pending()
+
+    # From the parser
+
+    def on_message_begin(self) -> None:
+        self._is_head_open = True
+        self._pending_bytes = 0
+        self._hosts = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_head_open:
+            return  # a trailer: the application has the headers by now, and they must not change behind its back
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._has_advanced = True
+        self._stop_timer()
+        if len(self.headers) > self._limits.limit_fields:
+            raise self._too_large()
+        if self._pending_bytes + self._piece_bytes > self._limits.limit_bytes < self._head_bytes():
+            raise self._too_large()
+        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
+            raise MalformedRequest("a request has exactly one Host header")
+        if b"%" in self.url and _CONTROL.search(self.url.partition(b"?")[0]):
+            raise MalformedRequest("the path contains control characters")
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            raise MalformedRequest("too many requests wait on this connection")
+        super().on_headers_complete()
+        self._is_head_open = False
+
+    def on_body(self, body: bytes) -> None:
+        self._has_advanced = True
+        super().on_body(body)
+
+    # Bounds
+
+    def _bound_pending(self) -> None:
+        """Count what came without getting anywhere, and see to it that a timer runs while a head is awaited."""
+        if self._has_advanced:
+            self._pending_bytes = 0
+        else:
+            self._pending_bytes += self._piece_bytes
+            has_many_fields = self._is_head_open and len(self.headers) > self._limits.limit_fields
+            if has_many_fields or self._pending_bytes > self._limits.limit_bytes:
+                self._refuse(self._too_large())
+                return
+        if self._timer is None and (self._is_head_open or not self._has_open_cycle()):
+            self._wait_for_head()
+
+    def _head_bytes(self) -> int:
+        """Measure a whole head, without white space that the parser dropped."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _too_large(self) -> HeadersTooLarge:
+        size, fields = format_bytes(self._limits.limit_bytes), self._limits.limit_fields
+        return HeadersTooLarge(f"at most {size} and {fields} fields are accepted")
+
+    def _wait_for_head(self) -> None:
+        self._timer = self.loop.call_later(self._limits.timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self.flow.read_paused:
+            self._wait_for_head()  # we are the ones who do not read: an earlier answer is not out yet
+            return
+        if self._is_head_open:
+            self._note("HEADERS_TOO_SLOW", f"{self._pending_bytes} bytes in {self._limits.timeout_s:g} s")
+        self._is_deaf = True
+        if self._has_open_cycle():
+            self.cycle.keep_alive = False
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Refusing
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer `error` if the connection's order of answers allows it, and end the connection."""
+        self._is_deaf = True
+        self._stop_timer()
+        self._note(error.code, str(error))
+        if self._is_head_open or self.cycle is None:
+            if self._has_open_cycle():
+                self.cycle.keep_alive = False  # an earlier request is being answered: that ends well, and then we close
+            else:
+                self._answer(error)
+        elif self.cycle.response_complete or self.cycle.response_started or self.pipeline:
+            self.transport.close()  # a broken body, and no place left for an answer to it
+        else:
+            self.cycle.disconnected = True  # the application learns that its client is gone
+            self.cycle.message_event.set()
+            self._answer(error)
+
+    def _answer(self, error: RequestError) -> None:
+        self.transport.write(answer_bytes(error, self.server_state.default_headers))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(DROP_LIMIT_S, self.transport.abort)
+
+    def _drop(self, size: int) -> None:
+        self._dropped_bytes += size
+        if self._dropped_bytes > DROP_LIMIT_BYTES:
+            self.transport.abort()
+
+    def _upgrade(self) -> None:
+        """Hand a WebSocket over; answer any other offer (``h2c``) as what it is, a request, and then close."""
+        self._stop_timer()
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+            return
+        self._is_deaf = True  # what follows the request may not be HTTP/1.1 in the client's eyes
+        if self._has_open_cycle():
+            self.cycle.keep_alive = False
+        else:
+            self.transport.close()
+
+    def _has_open_cycle(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _note(self, reason: str, detail: str) -> None:
+        self._refusals.note(reason, detail, self.client[0] if self.client else None)
+
+
+def _reason(error: httptools.HttpParserError) -> RequestError:
+    """Return what to answer: our own refusal out of a callback, or the parser's."""
+    cause = error.__context__
+    if isinstance(cause, RequestError):
+        return cause
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return MalformedRequest("the request's target cannot be read")
+    return MalformedRequest(f"this is not HTTP/1.1: {error}")

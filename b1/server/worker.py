@@ -1,0 +1,104 @@
+"""The worker: gunicorn's process around our ASGI server. Created in the master, lives after the fork.
+
+Importing this module in the master is unavoidable (gunicorn asks for the class), so the protocol, the event loop and
+the application are imported in the worker only.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from types import FrameType
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from b1 import logs
+from b1.clock import SystemClock
+from b1.server.ending import PhaseCell
+from b1.server.options import ServerOptions, read_options
+from b1.server.serving import B1Server, StopTimes
+from b1.types import ASGIApp
+
+log = logging.getLogger("b1.server")
+
+# After the application's shutdown nothing is left to do; a thread that does not end may not eat the time to stop.
+EXIT_MAY_TAKE_S = 1.0
+
+
+class B1Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker publishes no types
+    """One process that serves: uvloop where it is installed, httptools with bounds, a stop that runs to its end."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "auto",
+        "lifespan": "on",  # "auto" would serve an application whose start-up raised
+        "proxy_headers": False,  # `guard` decides whom to believe; uvicorn's middleware believes the first address
+        "server_header": False,
+        "access_log": False,  # `observe` logs requests
+    }
+
+    wsgi: ASGIApp  # gunicorn's name for the application
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.phase_cell = PhaseCell()
+
+    def init_signals(self) -> None:
+        """Until the server takes the signals, every stop is immediate: there is nothing to end yet."""
+        super().init_signals()
+        signal.signal(signal.SIGQUIT, _terminate)
+
+    def init_process(self) -> None:
+        """Run the worker; returns when it has stopped."""
+        self._options: ServerOptions = read_options()
+        logs.configure(self._options.log_format, self._options.settings.log_level)
+        # The master sends SIGABRT to a worker whose loop no longer turns. This dumps every thread's stack first, and
+        # from C: a Python handler would never run while the code that blocks holds the interpreter.
+        faulthandler.enable(all_threads=True)
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application, and put the profile around one that has none."""
+        super().load_wsgi()
+        from b1.profile import ensure_wrapped
+
+        self.wsgi = ensure_wrapped(self.wsgi)
+
+    async def _serve(self) -> None:
+        from b1.server.protocol import B1Protocol, HeadLimits
+        from b1.server.refusals import Refusals
+
+        plan = self._options.plan
+        limits = HeadLimits(plan.header_limit_bytes, plan.header_limit_fields, plan.header_timeout_s)
+        self.config.app = self.wsgi
+        self.config.http = partial(B1Protocol, limits=limits, refusals=Refusals(SystemClock()))
+        times = StopTimes.within(self.cfg.graceful_timeout)
+        server = B1Server(self.config, times, self.phase_cell, gc_threshold=plan.gc_threshold)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        _bound_the_exit()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Die of SIGTERM, because SIGQUIT's own default writes a core file."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _bound_the_exit() -> None:
+    """End the process even if a thread does not: the interpreter waits for threads without a limit."""
+    signal.signal(signal.SIGALRM, _leave)
+    signal.setitimer(signal.ITIMER_REAL, EXIT_MAY_TAKE_S)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    log.warning("threads did not end and are left behind", extra={"threads": names[:10]})
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,21 @@
+"""The same application with `B1(app)`: identity, one limit per caller, metrics, request id, body cap, deadline.
+
+The store is Redis when REDIS_URL is set, else memory. The second route declares that its answers may be stored.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from b1 import B1
+from contenders.document import CACHED_PATH, PATH, Balance, read_balance
+
+app = FastAPI()
+b1 = B1(app)
+app.get(PATH)(read_balance)
+
+
+@app.get(CACHED_PATH)
+@b1.cached(ttl_s=300, vary="organization")
+async def read_balance_cached() -> Balance:
+    return await read_balance()

@@ -1,0 +1,1 @@
+"""How the benchmarks measure: processes, their CPU time, a bounded load, a table."""

@@ -1,0 +1,202 @@
+"""The link over a real server that is well: order, sharing, bounds, endings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from b1.clock import DEADLINE, SystemClock
+from b1.errors import ConfigurationError, StoreUnavailable
+from b1.link import Link, LinkOptions, ReplyError, slots_directory
+from tests.link.conftest import MakeLink, until
+from tests.servers import RedisServer
+
+
+async def test_replies_go_to_the_callers_that_asked(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    replies = await asyncio.gather(*(link.call("ECHO", number) for number in range(500)))
+    assert replies == [str(number).encode() for number in range(500)]
+
+
+async def test_calls_of_one_turn_leave_in_one_write(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+
+    async def reads() -> int:
+        lines = (await link.call("INFO", "stats")).split(b"\r\n")
+        return next(int(line.split(b":")[1]) for line in lines if line.startswith(b"total_reads_processed:"))
+
+    before = await reads()
+    await asyncio.gather(*(link.call("PING") for _ in range(200)))
+    assert await reads() - before <= 5
+
+
+async def test_the_server_sees_one_client_named_after_role_and_process(
+    make_link: MakeLink, redis_server: RedisServer
+) -> None:
+    link = make_link(redis_server.url, role="test", deadline_s=10)
+    await link.start()
+    await asyncio.gather(*(link.call("PING") for _ in range(100)))
+    clients = (await link.call("CLIENT", "LIST")).decode().splitlines()
+    assert len([line for line in clients if f"name=b1:test:{os.getpid()} " in line]) == 1
+
+
+async def test_a_caller_that_gives_up_takes_nobodys_answer(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    tasks = [asyncio.create_task(link.call("ECHO", number)) for number in range(200)]
+    await asyncio.sleep(0)  # all are queued
+    for task in tasks[::2]:
+        task.cancel()
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
+    assert replies[1::2] == [str(number).encode() for number in range(1, 200, 2)]
+    assert all(isinstance(reply, asyncio.CancelledError) for reply in replies[::2])
+    assert await link.call("ECHO", "after") == b"after"
+    assert link.snapshot().connects == 1
+
+
+async def test_an_error_of_the_server_belongs_to_its_caller_alone(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    await link.call("SET", "k", "v")
+    wrong, right = await asyncio.gather(link.call("LPUSH", "k", "x"), link.call("GET", "k"), return_exceptions=True)
+    assert isinstance(wrong, ReplyError)
+    assert wrong.word == "WRONGTYPE"
+    assert right == b"v"
+    assert link.is_up
+
+
+async def test_replies_keep_their_types(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    assert await link.call("GET", "nothing") is None
+    assert await link.call("INCRBY", "n", 2**40) == 2**40
+    assert await link.call("SET", "b", b"\x00\xff\r\n") == b"OK"
+    assert await link.call("GET", "b") == b"\x00\xff\r\n"
+    assert await link.call("EVAL", "return {1, 'a', {2}}", 0) == [1, b"a", [2]]
+
+
+async def test_large_values_pass_both_ways(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    values = [bytes([number]) * 300_000 for number in range(10)]
+    await asyncio.gather(*(link.call("SET", f"k{number}", value) for number, value in enumerate(values)))
+    assert await asyncio.gather(*(link.call("GET", f"k{number}") for number in range(10))) == values
+
+
+async def test_a_script_that_the_server_lost_is_sent_again(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    link.register("double", "return ARGV[1] * 2")
+    await link.start()
+    assert await link.script("double", [], [21]) == 42
+    assert link.snapshot().healed_scripts == 0
+    await link.call("SCRIPT", "FLUSH")
+    assert await asyncio.gather(*(link.script("double", [], [number]) for number in range(3))) == [0, 2, 4]
+    assert await link.script("double", [], [21]) == 42
+    assert (link.snapshot().healed_scripts, link.snapshot().connects) == (3, 1)
+
+
+async def test_the_requests_own_deadline_ends_a_call_and_says_nothing_about_redis(
+    make_link: MakeLink, redis_url: str
+) -> None:
+    link = make_link(redis_url, deadline_s=10)
+    await link.start()
+    token = DEADLINE.set(SystemClock().monotonic() + 0.05)
+    try:
+        with pytest.raises(StoreUnavailable, match="did not answer within"):
+            await link.call("EVAL", "for i = 1, 3e7 do end", 0)
+    finally:
+        DEADLINE.reset(token)
+    assert link.is_up
+    assert await link.call("ECHO", "after") == b"after"
+
+
+async def test_a_loop_that_was_blocked_does_not_blame_redis(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=0.2)
+    await link.start()
+    task = asyncio.create_task(link.call("PING"))
+    for _ in range(3):
+        await asyncio.sleep(0)  # the command is on its way
+    time.sleep(0.5)
+    assert await task == b"PONG"
+    assert link.snapshot().timeouts == 0
+
+
+async def test_more_calls_than_the_bound_fail_at_once(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url, deadline_s=10, pending_limit=50)
+    await link.start()
+    replies = await asyncio.gather(*(link.call("PING") for _ in range(80)), return_exceptions=True)
+    assert replies.count(b"PONG") == 50
+    assert sum(isinstance(reply, StoreUnavailable) for reply in replies) == 30
+    assert await link.call("PING") == b"PONG"
+
+
+async def test_calls_before_the_start_and_after_the_end_fail(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url)
+    with pytest.raises(StoreUnavailable, match="is new"):
+        await link.call("PING")
+    await link.start()
+    await link.aclose()
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await link.call("PING")
+
+
+async def test_closing_leaves_no_client_and_no_task(make_link: MakeLink, redis_server: RedisServer) -> None:
+    before = asyncio.all_tasks()
+    link = make_link(redis_server.url)
+    await link.start()
+    await link.aclose()
+    await link.aclose()
+    assert asyncio.all_tasks() == before
+    other = make_link(redis_server.url, deadline_s=10)
+    await other.start()
+    assert f"name=b1:web:{os.getpid()}".encode() in await other.call("CLIENT", "LIST")
+    assert (await other.call("CLIENT", "LIST")).count(b"name=b1:") == 1
+
+
+async def test_a_host_has_two_connections_and_a_third_process_says_so(make_link: MakeLink, redis_url: str) -> None:
+    first, second, third = (make_link(redis_url, deadline_s=10) for _ in range(3))
+    for link in (first, second, third):
+        await link.start()
+    assert [link.snapshot().slot for link in (first, second, third)] == [0, 1, None]
+    assert third.snapshot().state == "no_slot"
+    assert third.snapshot().last_error == "all 2 Redis connections of this host are in use"
+    with pytest.raises(StoreUnavailable, match="is no_slot"):
+        await third.call("PING")
+    assert (await first.call("CLIENT", "LIST")).count(b"name=b1:") == 2
+    await first.aclose()
+    await until(lambda: third.is_up)
+    assert third.snapshot().slot == 0
+
+
+def test_all_spellings_of_this_machine_share_the_slots() -> None:
+    assert slots_directory("localhost:6379") == slots_directory("127.0.0.1:6379")
+    assert slots_directory("localhost:6379") != slots_directory("localhost:6380")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://:s3cret@localhost", "redis://:s3cret@localhost:port", "redis://:s3cret@localhost/0?nonsense=1"]
+)
+def test_a_url_that_cannot_be_used_stops_the_start_without_telling_the_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL cannot be used") as caught:
+        Link(LinkOptions(url))
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_the_password_shows_nowhere(make_link: MakeLink, redis_url: str) -> None:
+    link = make_link(redis_url.replace("redis://", "redis://nobody:s3cret@"))
+    await link.start()
+    assert not link.is_up
+    assert "s3cret" not in f"{link!r} {link.snapshot()} {LinkOptions('redis://:s3cret@h')}"
+
+
+def test_redis_py_is_not_imported_before_a_link_is_made() -> None:
+    code = "import sys, b1.link, b1.store.redis, b1.store.fallback, b1.limiter; sys.exit('redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
