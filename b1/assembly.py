@@ -60,7 +60,8 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
     if limits is not None:
         layers.append(("limiter", partial(LimiterLayer, limits=limits)))
     if runtime.idempotency is not None:
-        layers.append(("idempotency", partial(IdempotencyMiddleware, service=runtime.idempotency, body_limit_bytes=plan.body_limit_bytes)))
+        keyed = partial(IdempotencyMiddleware, service=runtime.idempotency, body_limit_bytes=plan.body_limit_bytes)
+        layers.append(("idempotency", keyed))
     if settings.enable_caching:
         layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
     return stack.build(inner, layers)

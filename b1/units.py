@@ -67,7 +67,7 @@ def parse_switch(text: str) -> bool:
 
 def format_bytes(count: int) -> str:
     """Write bytes for a person: "1750 MiB", "64 KiB"."""
-    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if count >= size and (unit != "GiB" or count % GIB == 0):
+    for unit, size, at_least in (("GiB", GIB, 8 * GIB), ("MiB", MIB, MIB), ("KiB", KIB, KIB)):
+        if count >= at_least or (count >= size and count % GIB == 0):
             return f"{count / size:.4g} {unit}"
     return f"{count} B"

@@ -44,7 +44,8 @@ def test_a_switch_is_one_of_eight_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, "0 B"), (1024, "1 KiB"), (1750 * 1024**2, "1750 MiB"), (2 * 1024**3, "2 GiB")]
+    ("count", "expected"),
+    [(0, "0 B"), (1024, "1 KiB"), (1750 * 1024**2, "1750 MiB"), (2 * 1024**3, "2 GiB"), (25_276_510_208, "23.54 GiB")],
 )
 def test_bytes_are_written_for_a_person(count: int, expected: str) -> None:
     assert expected == format_bytes(count)

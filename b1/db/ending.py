@@ -40,8 +40,10 @@ async def see_off(owner: Owner, session: Session, running: Running[Any]) -> None
             await _hasten(owner, session, ending)
     finally:
         if not ending.done():
-            session.raw.terminate()  # ends the query here at once, with an error nobody waits for
-            await ending
+            session.raw.terminate()
+            ending.cancel()
+            await asyncio.wait({ending})
+            running.discard()
 
 
 async def _finish(running: Running[Any]) -> None:
@@ -67,7 +69,8 @@ async def _hasten(owner: Owner, session: Session, ending: asyncio.Future[None]) 
                 # Without its answer the signal is still to come, and could hit whatever runs there next.
                 session.raw.terminate()
                 sibling.raw.terminate()
-            await asking
+                asking.cancel()
+            await asyncio.wait({asking})
 
 
 async def _cancel(sibling: Session, pid: int) -> None:

@@ -272,6 +272,6 @@ def _as_unavailable(error: Exception, raw: RawConnection) -> DatabaseUnavailable
     elif isinstance(error, asyncpg.InternalClientError):
         raw.terminate()  # asked after the server's last words were read, or out of step: of no use to anybody
         return DatabaseUnavailable("the connection to the database is out of order")
-    elif isinstance(error, OSError) or (isinstance(error, asyncpg.InterfaceError) and raw.is_closed()):
+    elif isinstance(error, OSError) or raw.is_closed():
         return DatabaseUnavailable("the connection to the database broke")
     return None

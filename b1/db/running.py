@@ -66,17 +66,13 @@ class Running(Generic[T]):
             self._gate.set_exception(error)
 
     def discard(self) -> None:
-        """Let the coroutine end after its connection was terminated, without waiting."""
+        """Forget the query after its connection was terminated."""
         if not self.is_unfinished:
             return
         self.is_unfinished = False
-        try:
-            if self._awaited is not None and self._awaited.done():
-                self._coroutine.send(None)
-        except (Exception, StopIteration):  # noqa: BLE001 - how a query on a dead connection fails is of no interest
-            return
-        finally:
-            self._coroutine.close()
+        if self._awaited is not None and self._awaited.done() and not self._awaited.cancelled():
+            self._awaited.exception()  # retrieved, so that the loop does not complain that nobody did
+        self._coroutine.close()
 
     def _let_go(self, _: asyncio.Future[Any]) -> None:
         if self._gate is not None and not self._gate.done():

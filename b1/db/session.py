@@ -64,6 +64,9 @@ class Session:
         except asyncpg.InternalClientError:
             self.raw.terminate()
             raise
+        except AttributeError as error:
+            # Terminated between two steps of a query, asyncpg stumbles over the protocol that it has dropped.
+            raise ConnectionResetError("the connection was terminated") from error
         finally:
             if running.is_unfinished:
                 self.raw.terminate()

@@ -19,7 +19,7 @@ from b1.idempotency.ledger import Running
 from b1.idempotency.options import IdempotencyOptions
 from b1.idempotency.outcome import Answer, Meaning, meaning
 from b1.idempotency.record import Outcome, Record, Unstored, encode, entity_of, storable_headers
-from b1.idempotency.transactional import Deferred, Elsewhere, Transaction, TransactionOver, is_lost
+from b1.idempotency.transactional import Deferred, Elsewhere, Savepoint, Transaction, TransactionOver, is_lost
 
 if TYPE_CHECKING:
     from b1.idempotency.service import Idempotency
@@ -75,7 +75,6 @@ class Attempt:
         self._settling: asyncio.Task[None] | None = None
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._renewal: asyncio.TimerHandle | None = None
-        self._renewing: asyncio.Task[None] | None = None
         self._plan_renewal()
 
     def __repr__(self) -> str:
@@ -87,6 +86,17 @@ class Attempt:
     def known(self) -> bool:
         """Whether Postgres has already said what the answer is."""
         return self._known is not None
+
+    @property
+    def open_transaction(self) -> Transaction:
+        """The transaction that a block has opened.
+
+        Raises:
+            TransactionOver: none is open.
+        """
+        if self._deferred is None:
+            raise TransactionOver("no block has opened a transaction")
+        return self._deferred.transaction
 
     def transaction(self) -> Block:
         """Return the block in which the handler makes its effects.
@@ -100,15 +110,17 @@ class Attempt:
         """
         return Block(self)
 
-    async def enter_transaction(self) -> Transaction:
-        """Open the deferred transaction, or go on in it; for `Block`."""
+    async def enter_transaction(self) -> Savepoint | None:
+        """Open the deferred transaction, or go on in it behind a savepoint; for `Block`."""
         if self._settling is not None:
             raise TransactionOver("the answer of this request was given; its transaction is over")
         if self._deferred is None:
             self._deferred = await self._open()
-        elif self._undo_due:
-            await self._undo()
-        return self._deferred.transaction
+            return None
+        await self._undo()
+        savepoint = self._deferred.transaction.savepoint()
+        await savepoint.__aenter__()
+        return savepoint
 
     async def _open(self) -> Deferred:
         service = self._service
@@ -127,13 +139,17 @@ class Attempt:
             self._known_ttl_s = elsewhere.ttl_s
         raise Concluded
 
-    async def leave_transaction(self, error: BaseException | None) -> None:
+    async def leave_transaction(self, savepoint: Savepoint | None, error: BaseException | None) -> None:
         """Undo the block that failed; for `Block`. Cancelled tasks do not wait, the undoing comes with the outcome."""
-        if error is None or self._deferred is None or self._settling is not None:
+        if self._deferred is None or self._settling is not None:
             return
-        self._undo_due = True
-        if isinstance(error, Exception) and not is_lost(error):
-            await self._undo()
+        can_wait = isinstance(error, Exception) and not is_lost(error)
+        if savepoint is not None and (error is None or can_wait):
+            await savepoint.__aexit__(None if error is None else type(error), error, None)
+        elif error is not None:
+            self._undo_due = True
+            if can_wait:
+                await self._undo()
 
     async def _undo(self) -> None:
         if self._deferred is not None and self._undo_due:
@@ -251,7 +267,7 @@ class Attempt:
             self._renewal = loop.call_later(self._route.lease_s / 3, self._start_renewal)
 
     def _start_renewal(self) -> None:
-        self._renewing = self._service.spawn(self._renew(), name="b1-idempotency-renew")
+        self._service.spawn(self._renew(), name="b1-idempotency-renew")
 
     async def _renew(self) -> None:
         service, fence = self._service, self._running.fence
@@ -275,15 +291,17 @@ class Attempt:
 class Block:
     """``async with attempt.transaction() as tx``."""
 
-    __slots__ = ("_attempt",)
+    __slots__ = ("_attempt", "_savepoint")
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
+        self._savepoint: Savepoint | None = None
 
     async def __aenter__(self) -> Transaction:
-        return await self._attempt.enter_transaction()
+        self._savepoint = await self._attempt.enter_transaction()
+        return self._attempt.open_transaction
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._attempt.leave_transaction(error)
+        await self._attempt.leave_transaction(self._savepoint, error)

@@ -147,9 +147,10 @@ class Savepoint:
     ) -> None:
         if error is None:
             await self._transaction.execute(f"RELEASE SAVEPOINT {self._name}")
-            return
-        await self._transaction.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
-        self._transaction.forget_callbacks(self._callbacks_before)
+        elif isinstance(error, Exception) and not is_lost(error):
+            await self._transaction.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            self._transaction.forget_callbacks(self._callbacks_before)
+        # Else the task was cancelled or the connection is gone, and the whole transaction goes with it.
 
 
 class Deferred:

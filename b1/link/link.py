@@ -209,7 +209,12 @@ class Link:
         await self._take_slot()
         while self._state != "closing":
             opened_s = self._clock.monotonic()
-            if await self._live():
+            try:
+                is_over = await self._live()
+            except Exception as error:  # noqa: BLE001  # whatever a strange server makes redis-py raise, the link lives on
+                _log.exception("redis connection failed in an unknown way")
+                is_over = self._lost(error)
+            if is_over:
                 break
             lived_long = self._clock.monotonic() - opened_s > self._options.backoff_most_s * 2
             short_lives = 0 if lived_long else min(short_lives + 1, 16)
@@ -218,14 +223,21 @@ class Link:
             await asyncio.sleep(0.02 + most_s * self._jitter())
 
     async def _take_slot(self) -> None:
-        while (slot := self._slots.take()) is None:
+        while (slot := self._free_slot()) is None:
             self._enter("no_slot")
-            self._last_error = f"all {self._slots.count} Redis connections of this host are in use"
             self._first_attempt.set()
             await asyncio.sleep(_SLOT_RETRY_S)
         self._slot = slot
         if not slot.record.is_clean:
             await asyncio.sleep(0.05)  # its last holder was killed; the server sees that within a turn of its loop
+
+    def _free_slot(self) -> Slot | None:
+        self._last_error = f"all {self._slots.count} Redis connections of this host are in use"
+        try:
+            return self._slots.take()
+        except OSError as error:
+            self._last_error = f"the slot folder cannot be used: {error}"
+            return None
 
     async def _live(self) -> bool:
         """Open one connection and use it to its end; True when the link is closing."""
@@ -240,8 +252,7 @@ class Link:
                 scripts=[source for _, source in self._scripts.values()],
             )
         except (RedisError, OSError) as error:
-            self._lost(error)
-            return False
+            return self._lost(error)
         finally:
             self._first_attempt.set()
         if self._slot is not None:
@@ -256,16 +267,17 @@ class Link:
         finally:
             self._wire = None
             await wire.close()
+        return self._lost(reason)
+
+    def _lost(self, error: Exception) -> bool:
+        """Note why there is no connection; return whether that is the end, which it is when closing."""
         if self._state == "closing":
             return True
-        self._lost(reason)
-        return False
-
-    def _lost(self, error: Exception) -> None:
         self._last_error = str(error) or type(error).__name__
         if self._state != "away":
             _log.warning("redis away", extra={"address": self._opener.address, "reason": self._last_error})
         self._enter("away")
+        return False
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -80,7 +80,9 @@ class B1Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker publishes
         self.config.http = partial(B1Protocol, limits=limits, refusals=Refusals(SystemClock()))
         times = StopTimes.within(self.cfg.graceful_timeout)
         server = B1Server(self.config, times, self.phase_cell, gc_threshold=plan.gc_threshold)
-        await server.serve(sockets=self.sockets)
+        # The sockets inside gunicorn's wrappers: uvloop closes a wrapper's descriptor twice, and by the second time the
+        # number may belong to a database connection.
+        await server.serve(sockets=[listening.sock for listening in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         _bound_the_exit()

@@ -45,17 +45,20 @@ class Window:
         twin.total = self.total
         return twin
 
-    def advance(self, now_ms: int, window_ms: int) -> None:
-        """Drop the units that left the window by `now_ms`; all of them when the window's length changed."""
+    def restart(self, window_ms: int) -> None:
+        """Forget all units, and count windows of another length from now on."""
+        del self.counters[:]
+        self.total = 0
+        self.window_ms = window_ms
+
+    def advance(self, now_ms: int) -> None:
+        """Drop the units that left the window by `now_ms`."""
         counters = self.counters
         if not counters:
-            self.window_ms = window_ms
             return
-        current = now_ms * 60 // window_ms
-        if self.window_ms != window_ms or counters[-2] - current >= COUNTERS:
-            del counters[:]
-            self.total = 0
-            self.window_ms = window_ms
+        current = now_ms * 60 // self.window_ms
+        if counters[-2] - current >= COUNTERS:
+            self.restart(self.window_ms)
             return
         oldest = current - 60
         if counters[0] >= oldest:

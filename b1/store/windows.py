@@ -65,14 +65,12 @@ class Windows:
         allowed = True
         found = []
         for charge in charges:
-            window = self._windows.get(charge.key)
-            if window is None and self._overflow:
-                window = self._windows.get(_overflow_key(charge.key))
+            window = self._find(charge)
             if window is None:
                 fits = charge.cost <= charge.quota
             else:
                 before = len(window.counters)
-                window.advance(now_ms, charge.window_ms)
+                window.advance(now_ms)
                 self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
                 fits = window.total + charge.cost <= charge.quota
             if not fits and not charge.shadow:
@@ -89,11 +87,11 @@ class Windows:
     def refund(self, charges: Sequence[Charge], now_ms: int) -> None:
         """Give each charge's cost back, newest units first."""
         for charge in charges:
-            window = self._windows.get(charge.key) or self._windows.get(_overflow_key(charge.key))
+            window = self._find(charge)
             if window is None:
                 continue
             before = len(window.counters)
-            window.advance(now_ms, charge.window_ms)
+            window.advance(now_ms)
             window.take_back(charge.cost)
             self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
 
@@ -110,12 +108,21 @@ class Windows:
             else:
                 self._forget(key, window)
 
+    def _find(self, charge: Charge) -> Window | None:
+        """Return the window that counts the key, its own or a shared one; None where nothing of use is counted."""
+        window = self._windows.get(charge.key)
+        if window is None and self._overflow:
+            window = self._windows.get(_overflow_key(charge.key))
+        # What was counted for another window length says nothing about this one.
+        return window if window is not None and window.window_ms == charge.window_ms else None
+
     def _add(self, charge: Charge, now_ms: int) -> Window:
-        key = charge.key
-        window = self._windows.get(key)
+        window = self._windows.get(charge.key)
         if window is None:
             window = self._open(charge, now_ms)
         before = len(window.counters)
+        if window.window_ms != charge.window_ms:
+            window.restart(charge.window_ms)
         window.add(charge.cost, now_ms, may_grow=self.held_bytes < self.limit_bytes)
         self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
         return window

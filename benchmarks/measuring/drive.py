@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from measuring.tokens import callers
 
-ASGIApp = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
-]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Any]], Send], Coroutine[Any, Any, None]]
 
 
 async def drive(app: ASGIApp, path: str, count: int) -> None:
@@ -23,10 +22,8 @@ async def drive(app: ASGIApp, path: str, count: int) -> None:
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     inbox.put_nowait({"type": "lifespan.startup"})
-    state: dict[str, Any] = {}
-    lifespan = asyncio.create_task(
-        app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}, inbox.get, outbox.put)
-    )  # type: ignore[arg-type]  # a coroutine
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    lifespan = asyncio.create_task(app(scope, inbox.get, outbox.put))
     assert (await outbox.get())["type"] == "lifespan.startup.complete"
     headers = [(name.encode(), value.encode()) for name, value in callers()[0].items()]
     for _ in range(count):

@@ -27,7 +27,7 @@ def peers_python() -> Path:
         print(f"installing the peers of {LOCK.name}, once", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, symlinks=True)
-        options = ["--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes"]
+        options = ["-qq", "--disable-pip-version-check", "--no-input", "--require-hashes"]
         subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *options, "-r", LOCK], check=True)
         (folder / "complete").touch()
     return python

@@ -21,7 +21,7 @@ from b1.embedded.binaries import redis_binary
 
 HERE = Path(__file__).parents[1]
 START_LIMIT_S = 30.0
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+_PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ def running_contender(python: Path, app: str, environment: dict[str, str], cores
     """Serve a contender on the server's core."""
     port = process.free_port()
     command: list[str | Path] = [python, "-m", "contenders.serve", app, str(port), str(cores.server)]
-    with tempfile.TemporaryDirectory(prefix="b1-bench-") as folder:
-        with _running(command, port, Path(folder) / "server.log", environment) as server:
-            yield server
+    with (
+        tempfile.TemporaryDirectory(prefix="b1-bench-") as folder,
+        _running(command, port, Path(folder) / "server.log", environment) as server,
+    ):
+        yield server
 
 
 @contextmanager

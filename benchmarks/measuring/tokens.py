@@ -1,4 +1,4 @@
-"""Who calls: 200 signed-in callers of 10 organisations, in turn, with tokens that b1 verifies. Every contender gets them."""
+"""Who calls every contender: 200 signed-in callers of 10 organisations, in turn, with tokens that b1 verifies."""
 
 from __future__ import annotations
 

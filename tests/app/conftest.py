@@ -10,18 +10,21 @@ import pytest
 from blockbuster import BlockBuster
 
 import app
+import b1
 from tests.app import client
 
 MIGRATIONS = Path(app.__file__).parent / "migrations"
 Connection = asyncpg.Connection
 
 
-async def migrate(connection: Connection, *, demo: bool = True) -> None:
-    """Apply every migration in order, as `b1 migrate` does, and the demo."""
-    for file in sorted(MIGRATIONS.glob("[0-9]*.sql")):
-        await connection.execute(file.read_text())
-    if demo:
-        await connection.execute((MIGRATIONS / "demo.sql").read_text())
+LIBRARY_MIGRATIONS = Path(b1.__file__).parent / "db" / "migrations"
+
+
+async def migrate(connection: Connection) -> None:
+    """Apply every migration in order, the library's first, as `b1 migrate` does."""
+    for folder in (LIBRARY_MIGRATIONS, MIGRATIONS):
+        for file in sorted(folder.glob("[0-9]*.sql")):
+            await connection.execute(file.read_text())
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ async def schema(postgres_url: str) -> AsyncIterator[Connection]:
     """A connection to an empty Pantry: the schema without the demo."""
     connection = await asyncpg.connect(postgres_url)
     try:
-        await migrate(connection, demo=False)
+        await migrate(connection)
         yield connection
     finally:
         await connection.close(timeout=5)
@@ -43,11 +46,15 @@ async def pantry(schema: Connection) -> Connection:
 
 
 @pytest.fixture
-async def running(pantry: Connection, postgres_url: str, blockbuster: BlockBuster) -> AsyncIterator[client.Pantry]:
-    """Pantry itself, with the demo."""
+def allow_startup(blockbuster: BlockBuster) -> None:
+    """Let the start read /proc, the cgroups, where slots may lie, and the dashboard's page; once, before any request."""
     for watched in blockbuster.functions.values():
-        # Once at start-up: /proc, the cgroups, where slots may lie, and the dashboard's page.
         watched.can_block_in("b1/profile.py", {"_new_runtime"})
         watched.can_block_in("b1/assembly.py", {"build_stack"})
+
+
+@pytest.fixture
+async def running(pantry: Connection, postgres_url: str, allow_startup: None) -> AsyncIterator[client.Pantry]:
+    """Pantry itself, with the demo."""
     async with client.running({"DATABASE_URL": postgres_url, "AUTH_JWT_SECRET": "a test secret of 32 characters!!"}) as one:
         yield one

@@ -197,6 +197,29 @@ async def test_the_password_shows_nowhere(make_link: MakeLink, redis_url: str) -
     assert "s3cret" not in f"{link!r} {link.snapshot()} {LinkOptions('redis://:s3cret@h')}"
 
 
+@pytest.mark.parametrize(
+    "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"*-1\r\n", b"-ERR unknown command 'HELLO'\r\n", b""]
+)
+async def test_a_server_that_is_no_redis_is_away_and_tried_again(make_link: MakeLink, words: bytes) -> None:
+    meetings = 0
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal meetings
+        meetings += 1
+        await reader.read(1000)
+        writer.write(words)
+        writer.close()
+
+    async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+        link = make_link(f"redis://:s3cret@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await link.start()
+        await until(lambda: meetings > 2)
+        assert not link.is_up
+        assert link.snapshot().last_error
+        await link.aclose()
+        assert link.snapshot().state == "closed"
+
+
 def test_redis_py_is_not_imported_before_a_link_is_made() -> None:
     code = "import sys, b1.link, b1.store.redis, b1.store.fallback, b1.limiter; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
