@@ -11,6 +11,7 @@ from app.auth.routes import router as auth
 from app.auth.service import passwords
 from app.entities.routes import router as entities
 from app.finance.routes import router as finance
+from app.openapi import complete
 from app.profile import b1
 from app.reference.routes import router as reference
 
@@ -26,8 +27,10 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="Pantry", version="1.0", lifespan=lifespan, docs_url="/api-docs", redoc_url=None)
-for router in (auth, entities, finance, reference):
+# The router tries them in this order, so the busiest come first.
+for router in (finance, entities, reference, auth):
     # Their full paths stand in the routers, a second version beside the first. Taken over one by one instead of
     # `include_router`, whose nested matching costs 10 to 20 microseconds per request and level.
     app.router.routes.extend(router.routes)
+complete(app)
 b1.install(app)

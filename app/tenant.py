@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from app.errors import OrganizationRequired
+from app.openapi import IN_TENANT
 from app.profile import b1
 
 MAY_DELETE_ANYTHING = frozenset({"MANAGER", "ORG_ADMIN", "ORG_OWNER"})
@@ -39,6 +40,11 @@ def tenant() -> Tenant:
 
 class TenantRoute(APIRoute):
     """A route that refuses strangers before it reads their body, so that they learn nothing about its fields."""
+
+    def __init__(self, *args: Any, openapi_extra: dict[str, Any] | None = None, **options: Any) -> None:
+        own = openapi_extra or {}
+        parameters = [*IN_TENANT["parameters"], *own.get("parameters", ())]
+        super().__init__(*args, openapi_extra={**IN_TENANT, **own, "parameters": parameters}, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

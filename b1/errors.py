@@ -16,7 +16,8 @@
         │   ├── IdempotencyKeyMissing     400
         │   ├── IdempotencyKeyInvalid     400
         │   ├── IdempotencyKeyReused      409 (or 422 by setting)
-        │   └── IdempotencyInFlight       409
+        │   ├── IdempotencyInFlight       409
+        │   └── IdempotencyOutcomeNotStored  409   (in b1.idempotency.errors)
         ├── RateLimited           429
         ├── PenaltyActive         429
         ├── LeaseHeld             500   a task that holds a database lease asked for a second one

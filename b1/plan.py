@@ -20,6 +20,11 @@ WATERMARKS: Mapping[str, int] = {"elevated": 70, "high": 80, "severe": 85, "crit
 # A B1 has 1.75 GiB for everything. A bigger development machine must not derive numbers that the B1 could not keep.
 B1_MEMORY_BYTES = 1750 * MIB
 
+# Numbers of one keyed route, where it declares no others: the same on every box.
+IDEMPOTENCY_TTL_S = 86_400
+IDEMPOTENCY_LEASE_S = 30.0
+IDEMPOTENCY_WAIT_S = 2.0
+
 # glibc keeps freed memory in per-thread arenas and below a growing threshold; both numbers bound what it keeps.
 ALLOCATOR_ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_ARENA_MAX": "2",
@@ -182,9 +187,9 @@ def _state(settings: Settings) -> dict[str, tuple[Any, str]]:
         "redis_connections": (settings.redis_connections, "per host: one for all work, one kept for emergencies"),
         "redis_deadline_s": (0.25, "a store that takes longer is away; local state decides"),
         "redis_pending": (1024, "calls in flight on the one connection; more are answered from local state"),
-        "idempotency_ttl_s": (86_400, "24 h: how long a client may repeat a request"),
-        "idempotency_lease_s": (30.0, "a claim whose owner died is free again after this; a live owner renews it"),
-        "idempotency_wait_s": (5.0, "how long a duplicate waits for the first answer, holding no connection"),
+        "idempotency_ttl_s": (IDEMPOTENCY_TTL_S, "24 h: how long a client may repeat a request"),
+        "idempotency_lease_s": (IDEMPOTENCY_LEASE_S, "a dead owner's claim is free after this; a live one renews it"),
+        "idempotency_wait_s": (IDEMPOTENCY_WAIT_S, "how long a duplicate waits for the answer, holding no connection"),
         "idempotency_waiters": (4, "duplicates that may wait per key; more get 409 at once"),
         "identity_ttl_s": (300, "actor, organisation and role are looked up every 5 minutes, or after a change"),
         "loop_sample_s": (0.05, "20 heartbeats a second measure the loop's lag for 0.03 % of the core"),

@@ -22,7 +22,7 @@ from b1.asgi.options import CacheOptions, Classify, declare
 from b1.assembly import build_stack
 from b1.errors import ConfigurationError, NotRunning, Unauthenticated
 from b1.host import read_host
-from b1.idempotency import IdempotencyOptions
+from b1.idempotency import IdempotencyOptions, plain_transaction
 from b1.identity import Resolver, Tokens
 from b1.identity.identity import principal_from_claims
 from b1.limiter import DEFAULT_POLICIES, Caller, PolicyTable
@@ -69,7 +69,7 @@ class B1:
         self._upgrade_url = upgrade_url
         self._settings = settings
         self._runtime: Runtime | None = None
-        self.idempotent = Idempotent()
+        self.idempotent = Idempotent(self)
         if app is not None:
             self.install(app)
 
@@ -214,14 +214,18 @@ class B1:
 class Idempotent:
     """``@b1.idempotent(required=True)`` on a route, ``b1.idempotent.transaction()`` in its handler."""
 
+    def __init__(self, profile: B1) -> None:
+        self._profile = profile
+
     def __call__(
-        self, *, required: bool = False, transactional: bool = True, **options: Any
+        self, *, required: bool = False, transactional: bool = False, **options: Any
     ) -> Callable[[EndpointFunction], EndpointFunction]:
         """Declare that the route honours idempotency keys; see `IdempotencyOptions`.
 
         Args:
             required: a request without a key is refused.
-            transactional: the handler makes all its effects in `transaction`.
+            transactional: a promise that the handler makes all its effects in `transaction`. Then Postgres alone
+                decides who runs, and a key whose owner died is taken over at once.
         """
         chosen = IdempotencyOptions(required=required, transactional=transactional, **options)
         return partial(_declare, idempotency=chosen)
@@ -229,12 +233,15 @@ class Idempotent:
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open the transaction in which effect and idempotency record commit together, when the answer is known.
 
+        A request without a key gets a plain transaction, which commits at the end of the block.
+
         Raises:
-            NotRunning: outside a request, or on a route that does not declare idempotency.
+            NotRunning: outside a request.
+            ConfigurationError: no DATABASE_URL.
         """
         attempt = _context().attempt
         if attempt is None:
-            raise NotRunning("no idempotent attempt: declare the route with @b1.idempotent() and send a key")
+            return plain_transaction(self._profile.db)
         transaction: AbstractAsyncContextManager[Transaction] = attempt.transaction()
         return transaction
 

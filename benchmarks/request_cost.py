@@ -21,7 +21,7 @@ from subprocess import CalledProcessError
 import uvloop
 from contenders.document import CACHED_PATH, PATH
 from measuring.instructions import print_instructions
-from measuring.load import get_request, run_load
+from measuring.load import UnexpectedAnswer, get_request, run_load
 from measuring.peers_venv import peers_python
 from measuring.processes import Cores, Started, running_contender, running_redis
 from measuring.table import machine, print_table, spread
@@ -51,16 +51,18 @@ class Contender:
     proof: bytes = b""
 
 
-def servers(redis_url: str) -> dict[str, Server]:
-    """Return the processes by name."""
-    peers = {"REDIS_URL": redis_url}
+def servers(redis_port: int) -> dict[str, Server]:
+    """Return the processes by name. A database each: slowapi's strategies use the same keys for different types."""
+    urls = [f"redis://127.0.0.1:{redis_port}/{number}" for number in range(3)]
+    fixed = {"REDIS_URL": urls[1], "SLOWAPI_STRATEGY": "fixed-window"}
+    moving = {"REDIS_URL": urls[2], "SLOWAPI_STRATEGY": "moving-window"}
     return {
         "raw": Server("contenders.raw:app"),
         "bare": Server("contenders.bare:app"),
         "memory": Server("contenders.ours:app", OUR_ENVIRONMENT),
-        "redis": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": redis_url}),
-        "peers": Server("contenders.peers:app", {**peers, "SLOWAPI_STRATEGY": "fixed-window"}, is_peer=True),
-        "peers-moving": Server("contenders.peers:app", {**peers, "SLOWAPI_STRATEGY": "moving-window"}, is_peer=True),
+        "redis": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": urls[0]}),
+        "peers": Server("contenders.peers:app", fixed, is_peer=True),
+        "peers-moving": Server("contenders.peers:app", moving, is_peer=True),
     }
 
 
@@ -113,7 +115,13 @@ class Measurement:
 
     async def _load(self, contender: Contender, count: int, *, proof: bytes) -> None:
         requests = [get_request(contender.path, headers) for headers in self._callers]
-        await run_load(self._started[contender.server].port, requests, count, proof)
+        server = self._started[contender.server]
+        try:
+            await run_load(server.port, requests, count, proof)
+        except (UnexpectedAnswer, TimeoutError) as error:
+            await asyncio.sleep(0.5)  # its traceback is written after its answer
+            error.add_note(f"measuring {contender.name}; its server said:\n{server.log.read_text()[-3000:]}")
+            raise
 
 
 def measure(rounds: int, requests: int, selected: Callable[[Contender], bool]) -> dict[str, Costs]:
@@ -124,7 +132,7 @@ def measure(rounds: int, requests: int, selected: Callable[[Contender], bool]) -
     with ExitStack() as stack:
         redis = stack.enter_context(running_redis(cores))
         started = {}
-        for name, server in servers(f"redis://127.0.0.1:{redis.port}/0").items():
+        for name, server in servers(redis.port).items():
             if not any(contender.server == name for contender in contenders):
                 continue
             python = peers_python() if server.is_peer else Path(sys.executable)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from app.answers import json_answer
 from app.auth import service
 from app.auth.models import LoginAnswer, LoginRequest, Membership
-from app.problems import LOGIN_PROBLEMS, READING_PROBLEMS
+from app.openapi import LOGIN_PROBLEMS, READING_PROBLEMS, SIGNED_IN
 from app.profile import b1
 
 router = APIRouter(prefix="/auth", tags=["auth"])
@@ -20,7 +20,7 @@ async def log_in(login: LoginRequest) -> Response:
     return json_answer(await service.log_in(login.email, login.password.get_secret_value()))
 
 
-@router.get("/resolve-membership", response_model=Membership, responses=READING_PROBLEMS)
+@router.get("/resolve-membership", response_model=Membership, responses=READING_PROBLEMS, openapi_extra=SIGNED_IN)
 @b1.limit("membership")
 async def resolve_membership() -> Response:
     """Say who the caller is and where they may act."""

@@ -14,7 +14,7 @@ from app.answers import json_answer, page
 from app.entities import service
 from app.entities.models import Entity, EntityDeleted, EntityPage, EntityReplacement, EntityRequest
 from app.fields import PAGE_DEFAULT, Cursor, EntityType, PageSize, PathId
-from app.problems import CHANGING_PROBLEMS, READING_PROBLEMS
+from app.openapi import CHANGING_PROBLEMS, READING_PROBLEMS
 from app.profile import b1
 from app.tenant import TenantRoute, tenant
 

@@ -20,7 +20,7 @@ from app.finance.models import (
     Summary,
 )
 from app.finance.queries import EXPENSES, REVENUES
-from app.problems import POSTING_PROBLEMS, READING_PROBLEMS
+from app.openapi import POSTING_PROBLEMS, READING_PROBLEMS, WITH_KEY
 from app.profile import b1
 from app.tenant import TenantRoute, tenant
 
@@ -28,9 +28,9 @@ router = APIRouter(prefix="/v1/finance", tags=["finance"], route_class=TenantRou
 PropertyFilter = Annotated[PathId | None, Query(description="Only postings of this property.")]
 
 
-@router.post("/expenses", status_code=201, response_model=Expense, responses=POSTING_PROBLEMS)
+@router.post("/expenses", status_code=201, response_model=Expense, responses=POSTING_PROBLEMS, openapi_extra=WITH_KEY)
 @b1.limit("transactions")
-@b1.idempotent(required=True)
+@b1.idempotent(required=True, transactional=True)
 async def post_expense(expense: ExpenseRequest) -> Response:
     who = tenant()
     async with b1.idempotent.transaction() as tx:
@@ -48,9 +48,9 @@ async def list_expenses(
     return json_answer(page(rows, limit))
 
 
-@router.post("/revenues", status_code=201, response_model=Revenue, responses=POSTING_PROBLEMS)
+@router.post("/revenues", status_code=201, response_model=Revenue, responses=POSTING_PROBLEMS, openapi_extra=WITH_KEY)
 @b1.limit("transactions")
-@b1.idempotent(required=True)
+@b1.idempotent(required=True, transactional=True)
 async def post_revenue(revenue: RevenueRequest) -> Response:
     who = tenant()
     async with b1.idempotent.transaction() as tx:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from app.answers import json_answer
-from app.problems import READING_PROBLEMS
+from app.openapi import READING_PROBLEMS
 from app.profile import b1
 from app.reference import service
 from app.reference.models import Chart

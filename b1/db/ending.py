@@ -49,8 +49,8 @@ async def see_off(owner: Owner, session: Session, running: Running[Any]) -> None
 async def _finish(running: Running[Any]) -> None:
     try:
         await running
-    except failures() + (ValueError, TypeError):  # noqa: RUF005 - mypy reads no unpacking in an except clause
-        pass  # its caller has gone; whether the connection survived shows in `is_closed`
+    except failures() + (ValueError, TypeError, AttributeError):  # noqa: RUF005 - mypy reads no unpacking in an except clause
+        pass  # its caller has gone, it may have been terminated; whether the connection lives shows in `is_closed`
 
 
 async def _hasten(owner: Owner, session: Session, ending: asyncio.Future[None]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from b1.errors import InvalidSetting
+from b1.plan import IDEMPOTENCY_LEASE_S, IDEMPOTENCY_TTL_S, IDEMPOTENCY_WAIT_S
 from b1.types import Principal
 from b1.units import KIB, MIB
 
@@ -36,9 +37,9 @@ class IdempotencyOptions:
 
     required: bool = False
     transactional: bool = False
-    wait_s: float = 2.0
-    ttl_s: float = 86_400.0
-    lease_s: float = 30.0
+    wait_s: float = IDEMPOTENCY_WAIT_S
+    ttl_s: float = IDEMPOTENCY_TTL_S
+    lease_s: float = IDEMPOTENCY_LEASE_S
     body_cap_bytes: int = 64 * KIB
     canonical_json: bool = True
     allow: Callable[[Principal], bool] | None = None

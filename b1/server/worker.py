@@ -53,14 +53,14 @@ class B1Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker publishes
         """Until the server takes the signals, every stop is immediate: there is nothing to end yet."""
         super().init_signals()
         signal.signal(signal.SIGQUIT, _terminate)
+        # The master sends SIGABRT to a worker whose loop no longer turns. This dumps every thread's stack first, and
+        # from C: a Python handler would never run while the code that blocks holds the interpreter.
+        faulthandler.enable(all_threads=True)
 
     def init_process(self) -> None:
         """Run the worker; returns when it has stopped."""
         self._options: ServerOptions = read_options()
         logs.configure(self._options.log_format, self._options.settings.log_level)
-        # The master sends SIGABRT to a worker whose loop no longer turns. This dumps every thread's stack first, and
-        # from C: a Python handler would never run while the code that blocks holds the interpreter.
-        faulthandler.enable(all_threads=True)
         super().init_process()
 
     def load_wsgi(self) -> None:

@@ -17,6 +17,7 @@ from b1.store.memory import MemoryStore
 
 _log = logging.getLogger("b1.store")
 _OWN_CLAIMS = 4096
+_NEWS_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,14 @@ class FallbackStore:
             self._switch(False, "redis answers")
 
     def _switch(self, is_local: bool, reason: str) -> None:
+        now_s = self._clock.monotonic()
+        # One key that Redis cannot serve switches to and fro with every other call; the counter says it better.
+        is_news = self._switches == 0 or now_s - self._since_s >= _NEWS_AFTER_S
         self._is_local = is_local
         self._switches += 1
-        self._since_s = self._clock.monotonic()
-        _log.warning("store mode changed", extra={"mode": self.mode, "reason": reason})
+        self._since_s = now_s
+        if is_news:
+            _log.warning("store mode changed", extra={"mode": self.mode, "reason": reason})
 
     def _remember(self, key: str, fence: int, fingerprint: bytes) -> None:
         if len(self._own_claims) >= _OWN_CLAIMS:

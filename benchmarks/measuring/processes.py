@@ -44,6 +44,7 @@ class Started:
 
     pid: int
     port: int
+    log: Path
 
     def cpu_s(self) -> float:
         """Return the CPU time of all its threads, user and system, in seconds with nanosecond resolution.
@@ -91,7 +92,7 @@ def _running(command: Sequence[str | Path], port: int, log: Path, environment: d
         )
         if not is_up or child.poll() is not None:
             raise RuntimeError(f"{' '.join(map(str, command))} did not start:\n{log.read_text(errors='replace')}")
-        yield Started(child.pid, port)
+        yield Started(child.pid, port, log)
     finally:
         _end(child)
 

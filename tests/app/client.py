@@ -63,7 +63,9 @@ class Member:
     async def put(self, path: str, body: Any) -> httpx.Response:
         return await self._http.put(path, json=body, headers=self.headers)
 
-    async def post(self, path: str, body: Any = None, *, key: str | None = None, content: bytes | None = None) -> httpx.Response:
+    async def post(
+        self, path: str, body: Any = None, *, key: str | None = None, content: bytes | None = None
+    ) -> httpx.Response:
         headers = self.headers if key is None else {**self.headers, "Idempotency-Key": key}
         if content is not None:
             return await self._http.post(path, content=content, headers={**headers, "Content-Type": "application/json"})
@@ -84,7 +86,9 @@ async def running(settings: dict[str, str]) -> AsyncIterator[Pantry]:
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outbox: asyncio.Queue[Any] = asyncio.Queue()
     await inbox.put({"type": "lifespan.startup"})
-    life = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, inbox.get, outbox.put))
+    life = asyncio.create_task(
+        app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, inbox.get, outbox.put)
+    )
     answer = asyncio.create_task(outbox.get())
     await asyncio.wait({life, answer}, return_when=asyncio.FIRST_COMPLETED)
     if life.done():

@@ -56,5 +56,7 @@ def allow_startup(blockbuster: BlockBuster) -> None:
 @pytest.fixture
 async def running(pantry: Connection, postgres_url: str, allow_startup: None) -> AsyncIterator[client.Pantry]:
     """Pantry itself, with the demo."""
-    async with client.running({"DATABASE_URL": postgres_url, "AUTH_JWT_SECRET": "a test secret of 32 characters!!"}) as one:
+    async with client.running(
+        {"DATABASE_URL": postgres_url, "AUTH_JWT_SECRET": "a test secret of 32 characters!!"}
+    ) as one:
         yield one

@@ -165,7 +165,12 @@ async def test_a_member_on_pro_reads_a_hundred_times_a_minute(running: Pantry) -
 
 @pytest.mark.parametrize(
     ("email", "limit"),
-    [("free@example.com", "20"), ("manager@example.com", "120"), ("admin@example.com", "150"), ("owner@example.com", "200")],
+    [
+        ("free@example.com", "20"),
+        ("manager@example.com", "120"),
+        ("admin@example.com", "150"),
+        ("owner@example.com", "200"),
+    ],
 )
 async def test_tier_and_role_decide_how_often(running: Pantry, email: str, limit: str) -> None:
     answer = await (await running.member(email)).operate("READ", {"entity_type": "CUSTOMER"})

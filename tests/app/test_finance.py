@@ -139,7 +139,9 @@ async def test_pages_show_everything_once(running: Pantry) -> None:
     assert second["nextCursor"] is None
 
 
-@pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 201}, {"cursor": -1}, {"cursor": 2**63}, {"propertyId": "x"}])
+@pytest.mark.parametrize(
+    "params", [{"limit": 0}, {"limit": 201}, {"cursor": -1}, {"cursor": 2**63}, {"propertyId": "x"}]
+)
 async def test_impossible_pages_are_refused(running: Pantry, params: dict[str, Any]) -> None:
     answer = await (await running.member()).get(EXPENSES, **params)
 

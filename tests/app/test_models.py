@@ -139,7 +139,9 @@ def test_what_jsonb_cannot_hold_is_refused_by_name(value: Any, error: str) -> No
     assert error_of(refused) == error
 
 
-@pytest.mark.parametrize("value", [None, True, 0, -(2**63) + 1, 2**63 - 1, 1e308, "é\u2028", nested(DEPTH_MAX - 2), {}, []])
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -(2**63) + 1, 2**63 - 1, 1e308, "é\u2028", nested(DEPTH_MAX - 2), {}, []]
+)
 def test_everything_else_comes_through_unchanged(value: Any) -> None:
     assert json.loads(EntityReplacement.model_validate({"name": value}).text) == {"name": value}
 
@@ -152,7 +154,8 @@ def test_an_address_is_compared_in_lower_case_and_a_password_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"email": "a\0@b.c"}, {"password": ""}, {"password": "x" * 1025}, {"password": None}, {"email": "\ud800@b"}]
+    "body",
+    [{"email": "a\0@b.c"}, {"password": ""}, {"password": "x" * 1025}, {"password": None}, {"email": "\ud800@b"}],
 )
 def test_an_impossible_login_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
