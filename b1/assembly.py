@@ -23,15 +23,24 @@ from b1.asgi.routes import RouteTable
 from b1.runtime import Runtime
 from b1.types import ASGIApp
 
+# Charged by the profile itself: probes, and failed authentication.
+_POLICIES_OF_OURS = ("health", "public")
+
 _API_DOCS = frozenset({"/openapi.json", "/api-docs", "/docs", "/docs/oauth2-redirect", "/redoc"})
 
 
 def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
-    """Choose the layers that are on; their order stands in `b1.asgi.stack`."""
+    """Choose the layers that are on; their order stands in `b1.asgi.stack`.
+
+    Raises:
+        ConfigurationError: a route declares a policy that the table does not have.
+    """
     settings, plan = runtime.settings, runtime.plan
+    routes = RouteTable.of(routed)
+    _require_policies(runtime, routes)
     limits = runtime.limits if settings.enable_rate_limiting else None
     layers: list[tuple[str, stack.Layer]] = [
-        ("observe", partial(Observe, routes=RouteTable.of(routed), metrics=runtime.metrics, clock=runtime.clock)),
+        ("observe", partial(Observe, routes=routes, metrics=runtime.metrics, clock=runtime.clock)),
         (
             "probes",
             partial(
@@ -65,6 +74,16 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
     if settings.enable_caching:
         layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
     return stack.build(inner, layers)
+
+
+def _require_policies(runtime: Runtime, routes: RouteTable) -> None:
+    """Find a misspelt policy at start-up, not at its first request."""
+    table = runtime.limiter.table
+    for name in _POLICIES_OF_OURS:
+        table.require(name)
+    for route in routes.declarations():
+        for name in route.options.limits or ():
+            table.require(name)
 
 
 def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:

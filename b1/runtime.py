@@ -161,6 +161,7 @@ class Runtime:
             wall_s=self.clock.wall(),
             database=self.database.snapshot() if self.database is not None else None,
             is_redis_configured=self.link is not None,
+            redis_in_use=self._redis_in_use(),
             store=self.store.snapshot(),
             limiter_enabled=self.settings.enable_rate_limiting,
             idempotency=self.idempotency.snapshot() if self.idempotency is not None else None,
@@ -176,6 +177,10 @@ class Runtime:
             db_limit=self.plan.db_connections,
             redis_limit=self.plan.redis_connections,
         )
+
+    def _redis_in_use(self) -> int:
+        """Count our sockets to Redis: a stalled one is still open."""
+        return int(self.link is not None and self.link.snapshot().state in ("up", "stalled"))
 
     def _own(self, work: Any, name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

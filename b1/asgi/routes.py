@@ -55,6 +55,12 @@ class RouteTable:
         """Read the routes of a FastAPI or Starlette application; any other ASGI application has none."""
         return cls(_entries(getattr(app, "routes", ()), prefix=""))
 
+    def declarations(self) -> Iterator[Route]:
+        """Yield every route that was read, for checks at start-up."""
+        for by_method in self._static.values():
+            yield from by_method.values()
+        yield from (pattern.route for pattern in self._patterns)
+
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """Return the route and its path values as text; `NO_ROUTE` when none matches."""
         by_method = self._static.get(path)

@@ -168,7 +168,8 @@ class Development:
 
     def _stop(self) -> None:
         if self._server.exit_code is None:
-            say("stopping")
+            last = self._interrupts.last
+            say("stopping" if last is None else f"stopping ({last.name})")
         self._server.stop(self._interrupts)
 
 

@@ -19,11 +19,12 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
+        self.last: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
         self._read_fd = self._write_fd = -1
 
     def __repr__(self) -> str:
-        return f"Interrupts(count={self.count})"
+        return f"Interrupts(count={self.count}, last={self.last!r})"
 
     def __enter__(self) -> Interrupts:
         self._read_fd, self._write_fd = os.pipe()
@@ -51,6 +52,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.last = signal.Signals(number)
         self._wake(number, frame)
 
     def _wake(self, number: int, frame: FrameType | None) -> None:

@@ -243,7 +243,8 @@ class Link:
         """Open one connection and use it to its end; True when the link is closing."""
         from redis.exceptions import RedisError
 
-        self._enter("connecting")
+        if self._state != "away":  # one outage is one state and one line in the log, whatever the number of attempts
+            self._enter("connecting")
         if self._slot is not None:
             self._slot.note_open()
         try:

@@ -109,7 +109,8 @@ class B1Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._upgrade()
         else:
-            self._bound_pending()
+            if not self._has_advanced or self._is_head_open or self.cycle.response_complete:
+                self._bound_pending()  # otherwise a request is in work, as nearly always
 
     # From the parser
 
@@ -131,7 +132,8 @@ class B1Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._has_advanced = True
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if len(self.headers) > self._limits.limit_fields:
             raise self._too_large()
         if self._pending_bytes + self._piece_bytes > self._limits.limit_bytes < self._head_bytes():
@@ -144,6 +146,7 @@ class B1Protocol(HttpToolsProtocol):
             raise MalformedRequest("too many requests wait on this connection")
         super().on_headers_complete()
         self._is_head_open = False
+        self._pending_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         self._has_advanced = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from app.auth.service import passwords
 from tests.app.client import Pantry
 from tests.app.conftest import Connection
 
@@ -43,6 +45,21 @@ async def test_the_sixth_failure_within_an_hour_is_refused_whether_the_account_e
     assert codes == [401, 401, 401, 401, 401, 429]
 
 
+async def test_guesses_that_arrive_together_are_counted_as_exactly_as_one_by_one(running: Pantry) -> None:
+    answers = await asyncio.gather(*(running.log_in(password=f"guess {number}") for number in range(12)))
+
+    assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 7
+
+
+async def test_an_unknown_account_costs_one_hash_as_a_known_one_does(running: Pantry) -> None:
+    before = passwords.snapshot().checked
+    await running.log_in(password="guess")
+    known = passwords.snapshot().checked
+    await running.log_in("nobody@example.com", "guess")
+
+    assert (known - before, passwords.snapshot().checked - known) == (1, 1)
+
+
 async def test_failures_keep_the_right_password_out_too_but_no_other_account(running: Pantry) -> None:
     for _ in range(5):
         await running.log_in(password="guess")
@@ -59,8 +76,9 @@ async def test_an_address_that_the_account_has_used_has_fifteen_failures(running
 
 
 async def test_success_spends_nothing(running: Pantry) -> None:
-    for _ in range(7):
-        assert (await running.log_in()).status_code == 200
+    answers = [await running.log_in() for _ in range(20)]
+
+    assert {answer.status_code for answer in answers} == {200}
 
 
 async def test_resolve_membership_says_who_and_where(running: Pantry) -> None:

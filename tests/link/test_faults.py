@@ -163,13 +163,17 @@ async def test_never_more_than_one_client_whatever_happens(make_link: MakeLink, 
     assert link.snapshot().connects >= 7
 
 
-async def test_a_link_started_before_its_server_comes_up_by_itself(make_link: MakeLink, own_redis: OwnRedis) -> None:
+async def test_a_link_started_before_its_server_comes_up_by_itself(
+    make_link: MakeLink, own_redis: OwnRedis, caplog: pytest.LogCaptureFixture
+) -> None:
     server = own_redis()
     await _in_thread(server.kill)
     link = make_link(server.url)
     await link.start()
     assert link.snapshot().state == "away"
     assert link.snapshot().last_error
+    await asyncio.sleep(0.5)  # some attempts
+    assert [record.message for record in caplog.records if record.name == "b1.link"] == ["redis away"]
     await _in_thread(server.start)
     assert await until(lambda: link.is_up) < 5
 

@@ -30,6 +30,7 @@ class State:
     wall_s: float
     database: DatabaseSnapshot | None
     is_redis_configured: bool
+    redis_in_use: int
     store: StoreSnapshot
     limiter_enabled: bool
     idempotency: IdempotencySnapshot | None
@@ -192,7 +193,7 @@ def _budgets(state: State) -> dict[str, Any]:
         },
         "redis": {
             "limit": state.redis_limit,
-            "in_use": 1 if state.is_redis_configured and state.store.connected else 0,
+            "in_use": state.redis_in_use,
             "reserve_used": 0,
         },
     }
