@@ -20,7 +20,7 @@ from b1.asgi.lifespan import Lifespan
 from b1.asgi.limits import DefaultPolicies, policies_by_method
 from b1.asgi.options import CacheOptions, Classify, declare
 from b1.assembly import build_stack
-from b1.errors import ConfigurationError, NotRunning, Unauthenticated
+from b1.errors import ConfigurationError, DatabaseUnavailable, NotRunning, Unauthenticated
 from b1.host import read_host
 from b1.idempotency import IdempotencyOptions, plain_transaction
 from b1.identity import Resolver, Tokens
@@ -101,6 +101,10 @@ class B1:
         self._read_settings()
         return _Installed(self, app, app)
 
+    def use(self, settings: Settings) -> None:
+        """Take these settings from the next start on, instead of the environment's; for tests and embedding."""
+        self._settings = settings
+
     # Declaring, on endpoint functions
 
     def limit(self, *policies: str) -> Callable[[EndpointFunction], EndpointFunction]:
@@ -124,6 +128,10 @@ class B1:
         """Declare that the route's answers may be stored; see `CacheOptions`."""
         return partial(_declare, cache=CacheOptions(ttl_s=ttl_s, vary=vary, tags=tags, allow=allow))
 
+    def body_limit(self, limit_bytes: int) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare the largest body that the route accepts, in bytes; the profile's own limit stays above it."""
+        return partial(_declare, body_limit_bytes=limit_bytes)
+
     def deadline(self, seconds: float) -> Callable[[EndpointFunction], EndpointFunction]:
         """Declare how long the route may work, in seconds."""
         return partial(_declare, deadline_s=seconds)
@@ -146,11 +154,11 @@ class B1:
         """The database within its budget.
 
         Raises:
-            ConfigurationError: no DATABASE_URL.
+            DatabaseUnavailable: no DATABASE_URL; the client gets 503 and says what is missing.
         """
         database = self.runtime.database
         if database is None:
-            raise ConfigurationError("no database is configured", remedy="set DATABASE_URL")
+            raise DatabaseUnavailable("no database is configured: set DATABASE_URL")
         return database
 
     @property
@@ -237,7 +245,7 @@ class Idempotent:
 
         Raises:
             NotRunning: outside a request.
-            ConfigurationError: no DATABASE_URL.
+            DatabaseUnavailable: no DATABASE_URL.
         """
         attempt = _context().attempt
         if attempt is None:

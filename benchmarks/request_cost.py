@@ -2,7 +2,7 @@
 
 CPU per request is the server process's CPU time (user and system, all threads) divided by the requests it answered. The
 server has a core of its own, load and Redis share the rest. All contenders run at once and are measured in turn, round
-after round, and each ratio is taken against bare FastAPI in the same round: what disturbs the machine disturbs both.
+after round. Each ratio is taken against bare FastAPI right before and right after: what disturbs the machine disturbs both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ from measuring.processes import Cores, Started, running_contender, running_redis
 from measuring.table import machine, print_table, spread
 from measuring.tokens import OUR_ENVIRONMENT, callers
 
-BARE = "bare FastAPI"
 WARM_UP = 600
 LIMITED = b"x-ratelimit-remaining"
 
@@ -66,9 +64,10 @@ def servers(redis_port: int) -> dict[str, Server]:
     }
 
 
+BARE = Contender("bare FastAPI", "bare")
 CONTENDERS = (
     Contender("raw ASGI on uvicorn", "raw"),
-    Contender(BARE, "bare"),
+    BARE,
     Contender("b1, memory store", "memory", PATH, LIMITED),
     Contender("b1, memory store, cached", "memory", CACHED_PATH, b"cache-status: b1; hit"),
     Contender("b1, Redis", "redis", PATH, LIMITED),
@@ -82,36 +81,46 @@ CONTENDERS = (
 
 @dataclass(slots=True)
 class Costs:
-    """What one contender used in each round, in microseconds per request."""
+    """What one contender used in each round: microseconds per request, and its ratio to bare FastAPI beside it."""
 
     server_us: list[float] = field(default_factory=list)
     redis_us: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
 
 
 class Measurement:
     """All servers up, all contenders warm."""
 
-    def __init__(self, started: dict[str, Started], redis: Started, contenders: list[Contender]) -> None:
+    def __init__(self, started: dict[str, Started], redis: Started) -> None:
         self._started = started
         self._redis = redis
         self._callers = callers()
-        self.contenders = contenders
-        self.costs = {contender.name: Costs() for contender in contenders}
+        self._contenders = [contender for contender in CONTENDERS if contender.server in started]
+        self.costs = {contender.name: Costs() for contender in self._contenders}
 
     async def warm_up(self) -> None:
         """Fill what is filled once per caller: identities, cached answers, specialised bytecode."""
-        for contender in self.contenders:
+        for contender in self._contenders:
             await self._load(contender, WARM_UP, proof=b"")
 
     async def round(self, requests: int) -> None:
-        """Measure each contender once."""
-        for contender in self.contenders:
-            server = self._started[contender.server]
-            server_s, redis_s = server.cpu_s(), self._redis.cpu_s()
-            await self._load(contender, requests, proof=contender.proof)
+        """Measure each contender once, between two measurements of bare FastAPI."""
+        before_us, _ = await self._cost_us(BARE, requests)
+        for contender in self._contenders:
+            server_us, redis_us = await self._cost_us(contender, requests)
+            after_us, _ = await self._cost_us(BARE, requests)
             costs = self.costs[contender.name]
-            costs.server_us.append((server.cpu_s() - server_s) / requests * 1e6)
-            costs.redis_us.append((self._redis.cpu_s() - redis_s) / requests * 1e6)
+            costs.server_us.append(server_us)
+            costs.redis_us.append(redis_us)
+            costs.ratios.append(2 * server_us / (before_us + after_us))
+            before_us = after_us
+
+    async def _cost_us(self, contender: Contender, requests: int) -> tuple[float, float]:
+        """Return the CPU per request of the server and of Redis, in microseconds."""
+        server = self._started[contender.server]
+        server_s, redis_s = server.cpu_s(), self._redis.cpu_s()
+        await self._load(contender, requests, proof=contender.proof)
+        return (server.cpu_s() - server_s) / requests * 1e6, (self._redis.cpu_s() - redis_s) / requests * 1e6
 
     async def _load(self, contender: Contender, count: int, *, proof: bytes) -> None:
         requests = [get_request(contender.path, headers) for headers in self._callers]
@@ -119,25 +128,24 @@ class Measurement:
         try:
             await run_load(server.port, requests, count, proof)
         except (UnexpectedAnswer, TimeoutError) as error:
-            await asyncio.sleep(0.5)  # its traceback is written after its answer
+            await asyncio.sleep(0.5)  # a server's traceback is written after its answer
             error.add_note(f"measuring {contender.name}; its server said:\n{server.log.read_text()[-3000:]}")
             raise
 
 
-def measure(rounds: int, requests: int, selected: Callable[[Contender], bool]) -> dict[str, Costs]:
+def measure(rounds: int, requests: int, *, with_peers: bool) -> dict[str, Costs]:
     """Run all rounds and return the costs by contender."""
     cores = Cores.of_this_process()
     os.sched_setaffinity(0, cores.load)
-    contenders = [contender for contender in CONTENDERS if selected(contender)]
     with ExitStack() as stack:
         redis = stack.enter_context(running_redis(cores))
         started = {}
         for name, server in servers(redis.port).items():
-            if not any(contender.server == name for contender in contenders):
+            if server.is_peer and not with_peers:
                 continue
             python = peers_python() if server.is_peer else Path(sys.executable)
             started[name] = stack.enter_context(running_contender(python, server.app, server.environment, cores))
-        measurement = Measurement(started, redis, contenders)
+        measurement = Measurement(started, redis)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(measurement.warm_up())
             for number in range(rounds):
@@ -147,20 +155,26 @@ def measure(rounds: int, requests: int, selected: Callable[[Contender], bool]) -
 
 
 def print_costs(costs: dict[str, Costs]) -> None:
-    """Print the table; ratios are taken within each round."""
-    bare = costs[BARE].server_us
-    rows = []
-    for name, cost in costs.items():
-        ratios = [ours / theirs for ours, theirs in zip(cost.server_us, bare, strict=True)]
-        redis_us = median(cost.redis_us)
-        rows.append((name, spread(cost.server_us, 0), spread(ratios, 2), f"{redis_us:.0f}" if redis_us >= 1 else "0"))
-    print_table(("contender", "CPU µs per request: median (range)", "× bare FastAPI", "Redis's own µs"), rows)
+    """Print the table. The minima are of the least disturbed rounds: on a busy machine they are the steadier figure."""
+    least_us = min(costs[BARE.name].server_us)
+    rows = [
+        (
+            name,
+            spread(cost.server_us, 0),
+            spread(cost.ratios, 2),
+            f"{min(cost.server_us) / least_us:.2f}",
+            f"{median(cost.redis_us):.0f}",
+        )
+        for name, cost in costs.items()
+    ]
+    print_table(("contender", "CPU µs per request", "× bare FastAPI", "× by minima", "Redis's own µs"), rows)
+    print("Figures are medians over the rounds, with the range in brackets.\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=2000, help="per contender and round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=600, help="per contender and round")
     parser.add_argument("--no-peers", action="store_true", help="measure without the peers, which need a network once")
     parser.add_argument("--callgrind", action="store_true", help="count instructions instead (valgrind, some minutes)")
     arguments = parser.parse_args()
@@ -168,15 +182,17 @@ def main() -> int:
     if arguments.callgrind:
         print_instructions()
         return 0
-    names = {"raw", "bare", "memory", "redis"}
+    print_costs(measure(arguments.rounds, arguments.requests, with_peers=not arguments.no_peers and _have_peers()))
+    return 0
+
+
+def _have_peers() -> bool:
     try:
-        if not arguments.no_peers:
-            peers_python()
-            names |= {"peers", "peers-moving"}
+        peers_python()
     except CalledProcessError:
         print("The peers could not be installed and are not in the table.\n")
-    print_costs(measure(arguments.rounds, arguments.requests, lambda contender: contender.server in names))
-    return 0
+        return False
+    return True
 
 
 if __name__ == "__main__":

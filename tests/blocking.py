@@ -34,6 +34,16 @@ ALLOWED = (
         "/proc is answered by the kernel from memory, in 22 us; a thread would cost more than the read",
     ),
     Allowed(
+        "b1/profile.py",
+        frozenset({"_new_runtime"}),
+        "start-up, before any request: reads /proc, the control groups, and looks where slots may lie",
+    ),
+    Allowed(
+        "b1/assembly.py",
+        frozenset({"build_stack"}),
+        "start-up, before any request: reads the page's file once",
+    ),
+    Allowed(
         "b1/slots.py",
         frozenset(
             {"open", "close", "_open", "_close", "_lock", "_write", "_make_private", "take", "want", "others_want"}

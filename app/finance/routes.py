@@ -25,11 +25,13 @@ from app.profile import b1
 from app.tenant import TenantRoute, tenant
 
 router = APIRouter(prefix="/v1/finance", tags=["finance"], route_class=TenantRoute)
+POSTING_LIMIT_BYTES = 64 * 1024
 PropertyFilter = Annotated[PathId | None, Query(description="Only postings of this property.")]
 
 
 @router.post("/expenses", status_code=201, response_model=Expense, responses=POSTING_PROBLEMS, openapi_extra=WITH_KEY)
 @b1.limit("transactions")
+@b1.body_limit(POSTING_LIMIT_BYTES)
 @b1.idempotent(required=True, transactional=True)
 async def post_expense(expense: ExpenseRequest) -> Response:
     who = tenant()
@@ -50,6 +52,7 @@ async def list_expenses(
 
 @router.post("/revenues", status_code=201, response_model=Revenue, responses=POSTING_PROBLEMS, openapi_extra=WITH_KEY)
 @b1.limit("transactions")
+@b1.body_limit(POSTING_LIMIT_BYTES)
 @b1.idempotent(required=True, transactional=True)
 async def post_revenue(revenue: RevenueRequest) -> Response:
     who = tenant()

@@ -41,6 +41,8 @@ class RouteOptions:
             empty tuple means that the handler itself spends what there is to spend.
         classify: names the policies from the JSON body, which is then read before the limiter decides.
         classify_bytes: the largest body that `classify` reads.
+        body_limit_bytes: the largest body that the route accepts; None leaves the profile's own limit.
+        deadline_s: how long the route may work, in seconds; None leaves the profile's own deadline.
     """
 
     limits: tuple[str, ...] | None = None
@@ -49,6 +51,7 @@ class RouteOptions:
     idempotency: IdempotencyOptions | None = None
     cache: CacheOptions | None = None
     deadline_s: float | None = None
+    body_limit_bytes: int | None = None
 
 
 NOTHING_DECLARED = RouteOptions()

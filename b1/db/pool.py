@@ -246,10 +246,14 @@ class Pool:
     async def _restore(self, session: Session, *, with_settings: bool) -> None:
         words = ["ROLLBACK"] if session.raw.is_in_transaction() else []
         words += [_RESET] if with_settings else []
+        await self._run_and_offer(session, "; ".join(words))
+
+    async def _run_and_offer(self, session: Session, sql: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                if words:
-                    await session.execute("; ".join(words))
+            if sql:
+                async with asyncio.timeout(PATIENCE_S):
+                    await session.execute(sql)
+                self.fleet.trust()
         except failures():
             session.raw.terminate()
         finally:
@@ -317,7 +321,10 @@ class Pool:
     def _tend_idle(self, now_s: float) -> None:
         if not self.idle:
             return
-        if self.fleet.must_yield:
+        if self.fleet.reach.is_away and not self._leaving:
+            # Nobody gets these while the server is in doubt, and a slot for a new connection may never come free.
+            self.fleet.spawn(self._run_and_offer(self.idle.pop(), "SELECT 1"))
+        elif self.fleet.must_yield:
             self.fleet.retire(self.idle.pop(0), yielded=True)
         elif now_s - self.idle[0].idle_since_s >= self._idle_lifetime_s:
             self.fleet.retire(self.idle.pop(0))

@@ -12,7 +12,8 @@ import os
 import sys
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -41,7 +42,9 @@ def main(words: list[str]) -> None:
 
 def _become(libc: ctypes.CDLL, uid: int, gid: int, capability: int) -> None:
     if capability >= 0:
-        _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl(PR_SET_KEEPCAPS)")
+        # Keeps all capabilities over the change of user, until capset below. Without it access(2), by which initdb looks
+        # for its programs, would also ignore the one that stays.
+        _checked(libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "prctl(PR_SET_SECUREBITS)")
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

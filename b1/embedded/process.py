@@ -21,6 +21,7 @@ from typing import IO, Any
 _LAUNCH = Path(__file__).with_name("launch.py")
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
+CAP_SETPCAP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def lesser_identity(*paths: Path, owner_of: Path) -> Identity | None:
     if not closed:
         return Identity(uid, gid)
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
-        if _is_permitted(capability):
+        if _is_permitted(CAP_SETPCAP) and _is_permitted(capability):
             return Identity(uid, gid, capability)
     raise PermissionError(f"user {uid} cannot look below {closed[-1]}")
 

@@ -82,7 +82,7 @@ class Member:
 @asynccontextmanager
 async def running(settings: dict[str, str]) -> AsyncIterator[Pantry]:
     """Start the application with these environment settings, and stop it."""
-    b1._settings = Settings.from_env(settings)
+    b1.use(Settings.from_env(settings))
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outbox: asyncio.Queue[Any] = asyncio.Queue()
     await inbox.put({"type": "lifespan.startup"})

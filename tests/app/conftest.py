@@ -7,7 +7,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from blockbuster import BlockBuster
 
 import app
 import b1
@@ -46,15 +45,7 @@ async def pantry(schema: Connection) -> Connection:
 
 
 @pytest.fixture
-def allow_startup(blockbuster: BlockBuster) -> None:
-    """Let the start read /proc, the cgroups, where slots may lie, and the dashboard's page; once, before any request."""
-    for watched in blockbuster.functions.values():
-        watched.can_block_in("b1/profile.py", {"_new_runtime"})
-        watched.can_block_in("b1/assembly.py", {"build_stack"})
-
-
-@pytest.fixture
-async def running(pantry: Connection, postgres_url: str, allow_startup: None) -> AsyncIterator[client.Pantry]:
+async def running(pantry: Connection, postgres_url: str) -> AsyncIterator[client.Pantry]:
     """Pantry itself, with the demo."""
     async with client.running(
         {"DATABASE_URL": postgres_url, "AUTH_JWT_SECRET": "a test secret of 32 characters!!"}

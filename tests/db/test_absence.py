@@ -101,6 +101,20 @@ async def test_an_idle_connection_that_ended_is_never_given_to_a_caller(
     assert await database.fetchval("select 2") == 2
 
 
+async def test_a_doubt_ends_with_an_answer_on_a_connection_we_have(
+    make_database: MakeDatabase, postgres_url: str
+) -> None:
+    database = make_database(postgres_url, connections=1)
+    await database.start()
+    assert await database.fetchval("select 1") == 1
+    database._pool.suspect()  # as after a query that nobody answered; no slot is free for another connection
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetchval("select 1")
+    await until(lambda: database.snapshot().connected)
+    assert await database.fetchval("select 1") == 1
+    assert database.snapshot().counters.opened == 1
+
+
 async def test_a_frozen_server_costs_each_caller_its_deadline_and_no_more(
     server: PostgresServer, its_database: Database
 ) -> None:

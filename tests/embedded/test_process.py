@@ -75,6 +75,17 @@ def test_the_lesser_user_has_that_capability_and_no_other(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="about what root does")
+def test_with_it_programs_below_a_closed_folder_are_found_and_run(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "program"
+    program.write_text('#!/bin/sh\ntest -x "$0" && id -u\n')  # `test -x` is access(2), as initdb asks
+    program.chmod(0o755)
+    identity = process.Identity(65534, 65534, process.CAP_DAC_READ_SEARCH)
+    assert process.run([program], identity=identity, cwd=closed) == "65534\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="about what root does")
 def test_root_without_capabilities_is_told_which_folder_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ class Guard:
         self._app = app
         self._body_limit_bytes = body_limit_bytes
         self._proxy = proxy
-        self._detail = f"at most {format_bytes(body_limit_bytes)} are accepted"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,15 +34,17 @@ class Guard:
             return
         length = context.fields.get(b"content-length")
         if length is not None:
-            if not length.isdigit() or int(length) > self._body_limit_bytes:
-                await send_problem(send, BodyTooLarge(self._detail), scope)
+            limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
+            if not length.isdigit() or int(length) > limit_bytes:
+                await send_problem(send, _too_large(limit_bytes), scope)
                 return
         elif b"transfer-encoding" in context.fields:
-            await self._counted(scope, receive, send)
+            limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
+            await self._counted(limit_bytes, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _counted(self, limit_bytes: int, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a body that announces no length, and answer 413 in the application's place once it is too long."""
         received_bytes = 0
         is_too_large = has_refused = False
@@ -52,9 +53,9 @@ class Guard:
             nonlocal received_bytes, is_too_large
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes > self._body_limit_bytes:
+            if received_bytes > limit_bytes:
                 is_too_large = True
-                raise BodyTooLarge(self._detail)
+                raise _too_large(limit_bytes)
             return message
 
         async def refusing(message: Message) -> None:
@@ -63,10 +64,14 @@ class Guard:
                 await send(message)
             elif not has_refused:
                 has_refused = True
-                await send_problem(send, BodyTooLarge(self._detail), scope, headers=[(b"connection", b"close")])
+                await send_problem(send, _too_large(limit_bytes), scope, headers=[(b"connection", b"close")])
 
         try:
             await self._app(scope, counting, refusing)
         except BodyTooLarge:
             if scope["b1"].status == 0:
                 await refusing({"type": "http.response.start"})
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"at most {format_bytes(limit_bytes)} are accepted")
