@@ -27,7 +27,7 @@ async def until_served(member: Member) -> int:
 
 @pytest.mark.real
 async def test_without_postgres_writes_are_told_when_to_come_back_and_cached_reads_go_on(
-    own_postgres: Callable[[], PostgresServer], allow_startup: None
+    own_postgres: Callable[[], PostgresServer],
 ) -> None:
     server = own_postgres()
     connection = await asyncpg.connect(server.url)

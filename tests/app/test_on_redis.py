@@ -12,9 +12,7 @@ from tests.app.conftest import Connection
 
 
 @pytest.fixture
-async def on_redis(
-    pantry: Connection, postgres_url: str, redis_url: str, allow_startup: None
-) -> AsyncIterator[client.Pantry]:
+async def on_redis(pantry: Connection, postgres_url: str, redis_url: str) -> AsyncIterator[client.Pantry]:
     async with client.running({"DATABASE_URL": postgres_url, "REDIS_URL": redis_url}) as one:
         yield one
 

@@ -10,9 +10,7 @@ from tests.app.conftest import Connection
 
 
 @pytest.mark.parametrize("switch", ["ENABLE_RATE_LIMITING", "ENABLE_CACHING", "ENABLE_IDEMPOTENCY"])
-async def test_pantry_works_with_the_feature_off(
-    pantry: Connection, postgres_url: str, allow_startup: None, switch: str
-) -> None:
+async def test_pantry_works_with_the_feature_off(pantry: Connection, postgres_url: str, switch: str) -> None:
     async with client.running({"DATABASE_URL": postgres_url, switch: "0"}) as running:
         member = await running.member()
         answers = [

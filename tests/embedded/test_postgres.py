@@ -208,13 +208,21 @@ def test_root_without_that_capability_uses_the_temporary_folder_and_says_so(
     said: list[str] = []
     embedded = EmbeddedPostgres(tmp_path / ".b1", say=said.append)
     try:
-        assert ask(embedded.start(), "select 1") == 1
+        if is_open_to_all(module.postgres_binaries().postgres):
+            assert ask(embedded.start(), "select 1") == 1
+        else:  # this very checkout lies below a closed folder, and so does its Postgres
+            with pytest.raises(PostgresAbsent, match="cannot look below"):
+                embedded.start()
         assert len(said) == 1
         assert str(embedded.home) in said[0]
         assert tmp_path not in embedded.home.parents
     finally:
         embedded.stop()
         process.run(["/bin/rm", "-r", embedded.home], cwd=tmp_path)
+
+
+def is_open_to_all(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the data to somebody else")
