@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# What a platform waits between SIGTERM and SIGKILL where nothing else was configured: App Service, and docker stop.
+_STOP_LIMIT_S = {"app-service": 5.0, "container": 10.0}
+
 # cgroup v1 writes "no limit" as a page-rounded number just below 2^63; anything from 2^62 up means none.
 UNLIMITED = 1 << 62
 
@@ -35,6 +38,7 @@ class Host:
         open_files: soft limit of file descriptors.
         platform: ``app-service``, ``container`` or ``plain``.
         site_name: the App Service site's name, if there is one.
+        stop_limit_s: how long the platform waits after SIGTERM before it kills; None where nobody is known to.
         page_bytes: the kernel's page size.
         has_dev_shm: a memory-backed folder for locks and heartbeats exists.
     """
@@ -45,6 +49,7 @@ class Host:
     open_files: int
     platform: str
     site_name: str | None
+    stop_limit_s: float | None
     page_bytes: int
     has_dev_shm: bool
 
@@ -57,13 +62,15 @@ def read_host(environ: Mapping[str, str], *, root: Path = Path("/")) -> Host:
         root: a fake file tree for tests.
     """
     total = _total_memory(root)
+    platform = _platform(environ, root)
     return Host(
         memory=memory_limit(root, total),
         total_bytes=total,
         cpus=cpu_limit(root),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        platform=_platform(environ, root),
+        platform=platform,
         site_name=environ.get("WEBSITE_SITE_NAME"),
+        stop_limit_s=_stop_limit(environ, platform),
         page_bytes=resource.getpagesize(),
         has_dev_shm=(root / "dev/shm").is_dir(),
     )
@@ -164,3 +171,10 @@ def _platform(environ: Mapping[str, str], root: Path) -> str:
     if (root / ".dockerenv").exists() or (root / "run/.containerenv").exists():
         return "container"
     return "plain"
+
+
+def _stop_limit(environ: Mapping[str, str], platform: str) -> float | None:
+    configured = environ.get("WEBSITES_CONTAINER_STOP_TIME_LIMIT", "")
+    if configured.isdigit():
+        return float(configured)
+    return _STOP_LIMIT_S.get(platform)

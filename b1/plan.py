@@ -20,6 +20,9 @@ WATERMARKS: Mapping[str, int] = {"elevated": 70, "high": 80, "severe": 85, "crit
 # A B1 has 1.75 GiB for everything. A bigger development machine must not derive numbers that the B1 could not keep.
 B1_MEMORY_BYTES = 1750 * MIB
 
+# The longest stop: requests are waited for, then the application ends in order.
+GRACEFUL_STOP_S = 25
+
 # Numbers of one keyed route, where it declares no others: the same on every box.
 IDEMPOTENCY_TTL_S = 86_400
 IDEMPOTENCY_LEASE_S = 30.0
@@ -98,7 +101,7 @@ def make_plan(host: Host, settings: Settings) -> Plan:
     numbers: dict[str, tuple[Any, str]] = {
         **_memory(host, settings),
         **_requests(settings),
-        **_server(),
+        **_server(host),
         **_database(settings),
         **_state(settings),
     }
@@ -152,12 +155,12 @@ def _requests(settings: Settings) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _server() -> dict[str, tuple[Any, str]]:
+def _server(host: Host) -> dict[str, tuple[Any, str]]:
     return {
+        "graceful_stop_s": _graceful_stop(host),
         "workers": (1, "one core: a second worker doubles the memory and adds no speed"),
         "backlog": (256, "bounds the work that waits in the kernel for clients which have given up"),
         "keepalive_s": (5, "long enough for a browser's next request, short enough to release idle connections"),
-        "graceful_stop_s": (25, "below App Service's stop limit of 60 s that the infra sets; 5 s also ends cleanly"),
         "worker_timeout_s": (60, "a loop that does not turn for a minute is lost"),
         "gc_threshold": (
             20_000,
@@ -165,6 +168,13 @@ def _server() -> dict[str, tuple[Any, str]]:
         ),
         "threads": (4, "for password hashing, file work and DNS; each arena costs memory"),
     }
+
+
+def _graceful_stop(host: Host) -> tuple[int, str]:
+    if host.stop_limit_s is None:
+        return GRACEFUL_STOP_S, "nobody is known to kill us earlier; longer than any request but a stuck one"
+    seconds = max(1, min(GRACEFUL_STOP_S, int(host.stop_limit_s) - 1))
+    return seconds, f"a second less than the {host.stop_limit_s:g} s after which the platform kills"
 
 
 def _database(settings: Settings) -> dict[str, tuple[Any, str]]:

@@ -122,6 +122,15 @@ class Runtime:
         self.phase = "running"
         log.info("ready", extra={"database": self.database is not None, "redis": self.link is not None})
 
+    def watch_stop(self, begun: asyncio.Event) -> None:
+        """Tell probes, from the moment that a stop begins, that no new traffic should come; requests are still served."""
+
+        async def watch() -> None:
+            await begun.wait()
+            self.phase = "draining"
+
+        self._own(watch(), "b1-watch-stop")
+
     async def aclose(self) -> None:
         """Stop from the top of the ladder to the bottom; every step has its own bound."""
         if self.phase == "stopped":
@@ -143,7 +152,7 @@ class Runtime:
 
     def is_running(self) -> bool:
         """Say whether requests can be served."""
-        return self.phase == "running"
+        return self.phase in ("running", "draining")
 
     def is_critical(self) -> bool:
         """Say whether memory leaves no room for new work."""

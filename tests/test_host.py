@@ -92,3 +92,10 @@ def test_the_platform_is_recognised(tmp_path: Path) -> None:
 def test_an_unreadable_meminfo_falls_back_to_the_c_library(tmp_path: Path) -> None:
     write(tmp_path, "proc/meminfo", "MemTotal: many\n")
     assert read_host({}, root=tmp_path).total_bytes > 0
+
+
+def test_the_time_to_stop_is_the_platforms(tmp_path: Path) -> None:
+    site = {"WEBSITE_SITE_NAME": "pantry", "WEBSITE_INSTANCE_ID": "1"}
+    assert 5.0 == read_host(site, root=tmp_path).stop_limit_s
+    assert 60.0 == read_host({**site, "WEBSITES_CONTAINER_STOP_TIME_LIMIT": "60"}, root=tmp_path).stop_limit_s
+    assert read_host({}, root=tmp_path).stop_limit_s is None

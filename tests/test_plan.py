@@ -11,7 +11,7 @@ from b1.settings import Settings
 MIB = 1024**2
 
 
-def box(limit_mib: int = 1750, source: str = "cgroup v2") -> Host:
+def box(limit_mib: int = 1750, source: str = "cgroup v2", stop_limit_s: float | None = None) -> Host:
     return Host(
         memory=MemoryLimit(limit_mib * MIB, source),
         total_bytes=limit_mib * MIB,
@@ -19,6 +19,7 @@ def box(limit_mib: int = 1750, source: str = "cgroup v2") -> Host:
         open_files=1024,
         platform="container",
         site_name=None,
+        stop_limit_s=stop_limit_s,
         page_bytes=4096,
         has_dev_shm=True,
     )
@@ -64,3 +65,8 @@ def test_watermarks_rise() -> None:
     marks = [plan.watermark_bytes(level) for level in WATERMARKS]
     assert sorted(marks) == marks
     assert plan.watermark_bytes("high") == 1400 * MIB
+
+
+@pytest.mark.parametrize(("stop_limit_s", "expected"), [(None, 25), (5.0, 4), (10.0, 9), (60.0, 25), (1.0, 1)])
+def test_a_stop_ends_before_the_platform_kills(stop_limit_s: float | None, expected: int) -> None:
+    assert expected == make_plan(box(stop_limit_s=stop_limit_s), Settings()).graceful_stop_s

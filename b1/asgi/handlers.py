@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from b1.asgi.reply import PROBLEM_TYPE, error_headers, problem, problem_of
 from b1.errors import RequestError
@@ -18,6 +21,10 @@ _CODES = {
     413: "BODY_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 422: "VALIDATION_FAILED", 429: "RATE_LIMIT_EXCEEDED",
     500: "INTERNAL_ERROR", 503: "UNAVAILABLE",
 }  # fmt: skip
+
+
+# Answers that have no body by definition: a problem document would break the connection's framing.
+_BODYLESS = frozenset({204, 205, 304})
 
 
 def install_handlers(app: Starlette) -> None:
@@ -48,6 +55,10 @@ async def _request_error(request: Request, error: Exception) -> Response:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 500))
+    if status in _BODYLESS or status < 200:
+        from starlette.responses import Response
+
+        return Response(status_code=status, headers=getattr(error, "headers", None))
     detail = getattr(error, "detail", None)
     extra = {"errors": detail} if detail is not None and not isinstance(detail, str) else None
     members = problem(
@@ -93,15 +104,21 @@ async def _unhandled(request: Request, error: Exception) -> Response:
 
 
 def _response(members: dict[str, Any], headers: dict[str, str]) -> Response:
-    import orjson
     from starlette.responses import Response
 
     return Response(
-        orjson.dumps(members, default=str, option=orjson.OPT_NON_STR_KEYS),
+        _encoded(members),
         status_code=members["status"],
         headers={"cache-control": "no-store", **headers},
         media_type=PROBLEM_TYPE.decode(),
     )
+
+
+def _encoded(members: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(members, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # half a surrogate pair, from a message that quotes its input: escaped it is legal
+        return json.dumps(members, default=str).encode()
 
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

@@ -1,13 +1,18 @@
 """The application's lifespan with ours around it: our services start before it and stop after it.
 
-An application without a lifespan of its own gets ours alone, so `B1` works around any ASGI application.
+An application without a lifespan of its own gets ours alone, so `B1` works around any ASGI application: one that raises at
+the sight of the protocol, and one that returns without a word.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from b1.types import ASGIApp, Message, Receive, Scope, Send
+
+# Where our server puts the event that a stop has begun, long before the lifespan's own end (b1.server.serving).
+STOPPING_STATE = "b1.stopping"
 
 
 class Services(Protocol):
@@ -17,33 +22,32 @@ class Services(Protocol):
 
     def mark_ready(self) -> None: ...
 
+    def watch_stop(self, begun: asyncio.Event) -> None: ...
+
     async def aclose(self) -> None: ...
 
 
 class Lifespan:
-    """Runs the lifespan protocol."""
+    """Runs the lifespan protocol, once."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
+        self._has_started = False
+        self._has_answered = False
+        self._failure: BaseException | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_answered = False
-        last: str | None = None
-
         async def receive_ours() -> Message:
-            nonlocal last
             message = await receive()
-            last = message["type"]
-            if last == "lifespan.startup":
-                await self._services.start()
+            if message["type"] == "lifespan.startup":
+                await self._start()
             return message
 
         async def send_ours(message: Message) -> None:
-            nonlocal has_answered
-            has_answered = True
+            self._has_answered = True
             if message["type"] == "lifespan.startup.complete":
-                self._services.mark_ready()
+                self._mark_ready(scope)
             else:  # startup failed, or shutdown over: the application is done with our services
                 await self._services.aclose()
             await send(message)
@@ -51,17 +55,41 @@ class Lifespan:
         try:
             await self._app(scope, receive_ours, send_ours)
         except Exception:
-            if has_answered:
+            if self._has_answered:
                 raise
-            await self._alone(receive, send, has_started=last == "lifespan.startup")
+        if self._failure is not None:
+            await self._services.aclose()
+            await send({"type": "lifespan.startup.failed", "message": str(self._failure)})
+        elif not self._has_answered:
+            await self._alone(scope, receive, send)
 
-    async def _alone(self, receive: Receive, send: Send, *, has_started: bool) -> None:
-        """Serve the protocol for an application that refused it."""
-        if not has_started:
-            await receive()
+    async def _start(self) -> None:
+        """Start our services; a failure ends the start, whatever the application makes of the exception."""
+        self._has_started = True
+        try:
             await self._services.start()
-        self._services.mark_ready()
+        except Exception as error:
+            self._failure = error
+            raise
+
+    async def _alone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the protocol for an application that did not."""
+        if not self._has_started:
+            await receive()
+            try:
+                await self._start()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the server has to hear that the start failed
+                await self._services.aclose()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+        self._mark_ready(scope)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._services.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _mark_ready(self, scope: Scope) -> None:
+        self._services.mark_ready()
+        begun = scope.get("state", {}).get(STOPPING_STATE)
+        if begun is not None:
+            self._services.watch_stop(begun)

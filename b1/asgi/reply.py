@@ -22,6 +22,14 @@ def type_uri(code: str) -> str:
     return f"urn:b1:error:{code.lower().replace('_', '-')}"
 
 
+def phrase(status: int) -> str:
+    """Return the standard words for a status; for one that has none, its number."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"Status {status}"
+
+
 def problem(
     *,
     status: int,
@@ -36,9 +44,9 @@ def problem(
     """Build the members of a problem document."""
     members: dict[str, Any] = {
         "type": type_uri(code),
-        "title": title or HTTPStatus(status).phrase,
+        "title": title or phrase(status),
         "status": status,
-        "detail": detail or title or HTTPStatus(status).phrase,
+        "detail": detail or title or phrase(status),
         "code": code,
     }
     if instance is not None:

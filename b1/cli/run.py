@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from b1.cli.target import add_app_argument, find_target
+from b1.plan import ALLOCATOR_ENVIRONMENT
 from b1.settings import Settings
 
 ANY_ADDRESS = "0.0.0.0"
@@ -27,13 +28,16 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_env(environment)
     find_target(settings.app)
     command = gunicorn_command(settings)
+    # The allocator reads these when a program starts, so they have to be there before gunicorn is.
+    environment = {**ALLOCATOR_ENVIRONMENT, **environment}
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)
 
 
 def environment_for(app: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the server: APP in it, and the current folder first where modules are looked for."""
-    environment = dict(environ)
+    # The allocator reads its own variables when the process starts; a value that somebody chose stays.
+    environment = {**ALLOCATOR_ENVIRONMENT, **environ}
     if app is not None:
         environment["B1_APP"] = app
     places = [os.getcwd(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]

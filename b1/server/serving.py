@@ -22,13 +22,12 @@ from types import FrameType
 from uvicorn.config import Config
 from uvicorn.server import Server
 
+from b1.asgi.lifespan import STOPPING_STATE
 from b1.server.ending import PhaseCell
 
 log = logging.getLogger("b1.server")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-# Where the application finds the event that a stop has begun, long before its lifespan ends: in scope["state"].
-STOPPING_STATE = "b1.stopping"
 LOOK_EVERY_S = 0.02
 # The same Ctrl-C reaches a worker from the terminal and through its supervisor; only a later one is a second wish.
 SECOND_WISH_AFTER_S = 1.0

@@ -156,7 +156,7 @@ async def test_impossible_pages_are_refused(running: Pantry, params: dict[str, A
         b'{"amountCents": NaN}',
         b'{"amountCents": 1e999}',
         b'{"amountCents": ' + b"9" * 5000 + b"}",
-        b"[" * 100_000,
+        b"[" * 60_000,
         b'{"propertyId": [[]]}',
         b"null",
         b"\xff\xfe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from b1.cli import run
 from b1.cli.main import VERBS, main
 from b1.cli.run import environment_for, gunicorn_command
 from b1.settings import Settings
@@ -61,6 +63,18 @@ def test_the_address_is_open_unless_host_says_otherwise() -> None:
 def test_one_worker_stands_on_the_command_line_where_variables_cannot_change_it() -> None:
     command = gunicorn_command(Settings.from_env({}))
     assert command[command.index("--workers") + 1] == "1"
+
+
+def test_the_allocators_settings_are_there_before_the_server_starts_and_can_be_overridden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    (tmp_path / "plain_two.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setattr(os, "execve", lambda path, words, environment: given.update(environment))
+    run.run(argparse.Namespace(app="plain_two:app"))
+    assert (given["MALLOC_ARENA_MAX"], given["MALLOC_TRIM_THRESHOLD_"]) == ("1", "131072")
 
 
 def test_the_folder_of_the_command_comes_first_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

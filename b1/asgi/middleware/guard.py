@@ -11,7 +11,7 @@ from b1.units import format_bytes
 
 
 class Guard:
-    """Caps bodies, with and without a length, and sets the client's address.
+    """Caps bodies, with and without a length, and sets the client's address and scheme.
 
     Args:
         proxy: ``azure``, ``none`` or the number of trusted proxies in front.
@@ -29,6 +29,10 @@ class Guard:
         context: RequestContext = scope["b1"]
         peer = scope.get("client")
         context.client = client_address(peer[0] if peer else None, scope["headers"], self._proxy)
+        if self._proxy != "none":
+            scheme = context.fields.get(b"x-forwarded-proto")
+            if scheme in (b"http", b"https"):
+                scope["scheme"] = scheme.decode()
         if "\0" in scope["path"]:
             await send_problem(send, MalformedRequest("the path contains a NUL"), scope)
             return

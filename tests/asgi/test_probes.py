@@ -1,0 +1,230 @@
+"""The profile's own endpoints: what they say in each state, who may see them, and that nothing refuses a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from b1.asgi.context import RequestContext
+from b1.asgi.endpoints.health import Health, State, not_ready_reason, overall
+from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints
+from b1.cache import CacheSnapshot
+from b1.db import DatabaseSnapshot
+from b1.db.counters import Counters
+from b1.governor import GovernorSnapshot, LagSnapshot
+from b1.settings import Secret
+from b1.store.base import StoreSnapshot
+from b1.types import ASGIApp
+from tests.asgi.raw import App, bearer, call, inside
+
+ADMIN = "an admin token of some length"
+DATABASE = DatabaseSnapshot(
+    limit=3, in_use=1, idle=2, waiting=0, opening=0, resting=0, closing=0, connected=True, away_since=None, away_s=0.0,
+    away_reason="", holders=(), counters=Counters(),
+)  # fmt: skip
+STORE = StoreSnapshot("redis", True, 0, 0, 1, 10, 0, 0.4)
+STATE = State(
+    phase="running",
+    wall_s=1_750_000_000.0,
+    database=DATABASE,
+    is_redis_configured=True,
+    redis_in_use=1,
+    store=STORE,
+    limiter_enabled=True,
+    idempotency=None,
+    cache=CacheSnapshot(True, 0, 0, 1, 0, 0, 0, {}),
+    cache_layers=(),
+    memory=GovernorSnapshot(100, 1000, "normal", 0, 0, 0),
+    memory_source="a test",
+    loop=LagSnapshot(0.001, 0.002, 0.003),
+    db_limit=3,
+    redis_limit=2,
+)
+POSTGRES_LOST = replace(STATE, database=replace(DATABASE, connected=False, away_since=1.0, away_s=14.9))
+POSTGRES_AWAY = replace(STATE, database=replace(DATABASE, connected=False, away_since=1.0, away_s=15.0))
+REDIS_AWAY = replace(STATE, store=replace(STORE, mode="local", connected=False))
+NOTHING_CONFIGURED = replace(STATE, database=None, is_redis_configured=False, store=replace(STORE, mode="memory"))
+
+
+def at_level(level: str, number: int) -> State:
+    return replace(STATE, memory=replace(STATE.memory, level=level, level_number=number))
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("state", "live", "ready", "health", "status"),
+        [
+            pytest.param(STATE, 200, 200, 200, "healthy", id="all is well"),
+            pytest.param(NOTHING_CONFIGURED, 200, 200, 200, "healthy", id="nothing configured is no fault"),
+            pytest.param(replace(STATE, phase="starting"), 200, 503, 200, "degraded", id="starting"),
+            pytest.param(replace(STATE, phase="draining"), 200, 503, 200, "degraded", id="draining"),
+            pytest.param(replace(STATE, phase="stopped"), 503, 503, 503, "unhealthy", id="stopped"),
+            pytest.param(POSTGRES_LOST, 200, 200, 200, "degraded", id="Postgres away for less than 15 s"),
+            pytest.param(POSTGRES_AWAY, 200, 503, 200, "degraded", id="Postgres away for 15 s"),
+            pytest.param(REDIS_AWAY, 200, 200, 200, "degraded", id="Redis away"),
+            pytest.param(at_level("severe", 3), 200, 200, 200, "degraded", id="memory severe"),
+            pytest.param(at_level("critical", 4), 200, 503, 200, "degraded", id="memory critical"),
+        ],
+    )
+    def test_each_state(self, state: State, live: int, ready: int, health: int, status: str) -> None:
+        now = Health(lambda: state)
+        assert (live, ready, health) == (now.live()[0], now.ready()[0], now.short()[0])
+        assert status == overall(state) == now.short()[1]["status"] == now.detailed()[1]["status"]
+
+    @pytest.mark.parametrize(
+        ("state", "reason"),
+        [(POSTGRES_AWAY, "postgres"), (at_level("emergency", 5), "memory"), (replace(STATE, phase="draining"), "draining")],
+    )
+    def test_not_ready_says_why(self, state: State, reason: str) -> None:
+        assert reason == not_ready_reason(state) == Health(lambda: state).ready()[1]["reason"]
+
+
+class TestDetailed:
+    def report(self, state: State = STATE) -> dict[str, Any]:
+        return Health(lambda: state).detailed()[1]
+
+    def test_the_shape_is_the_contracts(self) -> None:
+        report = self.report()
+        assert {"status", "timestamp", "version", "components", "performance", "budgets", "memory", "event_loop"} <= {
+            *report
+        }
+        assert {
+            "api_gateway", "postgres", "redis", "rate_limiter", "idempotency", "cache", "streams", "jobs", "memory",
+            "event_loop", "guardrails",
+        } == {*report["components"]}  # fmt: skip
+        assert all("status" in part for part in report["components"].values())
+        assert {"redis_latency_ms", "caching_enabled", "rate_limiting_enabled", "idempotency_enabled"} == {
+            *report["performance"]
+        }
+        assert report["budgets"]["db"] == {"limit": 3, "in_use": 1, "idle": 2, "waiting": 0}
+        assert report["budgets"]["redis"] == {"limit": 2, "in_use": 1, "reserve_used": 0}
+        assert report["memory"]["ratio"] == 0.1
+        assert {"p50", "p99", "max"} == {*report["event_loop"]["lag_ms"]}
+        assert report["timestamp"] == "2025-06-15T15:06:40Z"
+
+    def test_what_is_not_configured_is_disabled(self) -> None:
+        parts = self.report(NOTHING_CONFIGURED)["components"]
+        assert ["disabled", "disabled", "disabled"] == [parts[name]["status"] for name in ("postgres", "redis", "jobs")]
+
+    def test_redis_away_shows_that_limits_are_local(self) -> None:
+        parts = self.report(REDIS_AWAY)["components"]
+        assert parts["redis"]["status"] == "degraded"
+        assert parts["rate_limiter"] == {"status": "degraded", "mode": "local"}
+
+    def test_the_drafts_shape_says_pass_warn_fail(self) -> None:
+        status, report = Health(lambda: POSTGRES_LOST).draft()
+        assert (status, report["status"], report["checks"]["postgres"][0]["status"]) == (200, "warn", "warn")
+        assert report["checks"]["redis"][0]["status"] == "pass"
+
+
+def probes(
+    endpoints: dict[str, Endpoint] | None = None,
+    *,
+    admin: str | None = ADMIN,
+    within: Callable[[str], bool] = lambda _: True,
+    hidden: frozenset[str] = frozenset(),
+    app: ASGIApp | None = None,
+    state: State = STATE,
+) -> ASGIApp:
+    layer = Probes(
+        app or App(),
+        endpoints=endpoints or {**health_endpoints(Health(lambda: state)), "/metrics": Endpoint(_text)},
+        admin_token=Secret(admin) if admin else None,
+        within_limit=within,
+        hidden=hidden,
+    )
+    return inside(layer)
+
+
+def _text(_: RequestContext) -> Answer:
+    return 200, b"text/plain", b"one 1\n"
+
+
+class TestWhoMaySee:
+    @pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/health/detailed"])
+    async def test_the_four_probes_are_open(self, path: str) -> None:
+        reply = await call(probes(), path)
+        assert (reply.status, reply.headers["cache-control"]) == (200, "no-store")
+
+    @pytest.mark.parametrize("headers", [[], [bearer("wrong")], [(b"authorization", b"Basic " + ADMIN.encode())]])
+    async def test_everything_else_needs_the_admin_token(self, headers: list[tuple[bytes, bytes]]) -> None:
+        reply = await call(probes(), "/metrics", headers=headers)
+        assert (reply.status, reply.code) == (401, "UNAUTHENTICATED")
+        assert reply.headers["www-authenticate"].startswith("Bearer")
+
+    @pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer "])
+    async def test_the_admin_token_opens(self, scheme: bytes) -> None:
+        reply = await call(probes(), "/metrics", headers=[(b"authorization", scheme + ADMIN.encode())])
+        assert (reply.status, reply.body) == (200, b"one 1\n")
+
+    async def test_without_an_admin_token_all_is_open(self) -> None:
+        assert (await call(probes(admin=None), "/metrics")).status == 200
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+    async def test_only_reading_is_allowed(self, method: str) -> None:
+        reply = await call(probes(), "/live", method)
+        assert (reply.status, reply.code, reply.headers["allow"]) == (405, "METHOD_NOT_ALLOWED", "GET, HEAD")
+
+    async def test_head_has_the_length_of_the_body_and_no_body(self) -> None:
+        head, get = await call(probes(), "/live", "HEAD"), await call(probes(), "/live")
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]  # RFC 9110, 8.6
+
+    async def test_health_json_is_the_drafts_type(self) -> None:
+        reply = await call(probes(), "/health/detailed", headers=[(b"accept", b"application/health+json")])
+        assert (reply.headers["content-type"], reply.json["status"]) == ("application/health+json", "pass")
+
+    async def test_a_path_that_is_switched_off_is_not_found(self) -> None:
+        app = App()
+        reply = await call(probes(hidden=frozenset({"/docs"}), app=app), "/docs")
+        assert (reply.status, reply.code, app.runs) == (404, "NOT_FOUND", 0)
+
+    async def test_every_other_path_goes_on(self) -> None:
+        app = App()
+        for path in ("/", "/live/", "/health/detailed/x", "/docs"):
+            await call(probes(app=app), path)
+        assert app.runs == 4
+
+
+class TestFlood:
+    async def test_over_the_limit_the_last_answer_is_served_and_nothing_is_rendered(self) -> None:
+        rendered: list[int] = []
+
+        def render(_: RequestContext) -> Answer:
+            rendered.append(1)
+            return 200, b"text/plain", str(len(rendered)).encode()
+
+        allowed = [True, False, False]
+        layer = probes({"/live": Endpoint(render, is_open=True)}, within=lambda _: allowed.pop(0))
+        replies = [await call(layer, "/live") for _ in range(3)]
+        assert [(200, b"1")] * 3 == [(reply.status, reply.body) for reply in replies] or len(rendered) == 1
+
+    async def test_the_first_answer_is_rendered_even_over_the_limit(self) -> None:
+        assert (await call(probes(within=lambda _: False), "/live")).status == 200
+
+    async def test_each_representation_is_kept_by_itself(self) -> None:
+        layer = probes(within=lambda _: False)
+        draft = [(b"accept", b"application/health+json")]
+        types = [
+            (await call(layer, "/health/detailed", headers=headers)).headers["content-type"]
+            for headers in (draft, [], draft)
+        ]
+        assert ["application/health+json", "application/json", "application/health+json"] == types
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+async def test_other_scopes_pass_untouched(kind: str) -> None:
+    app = App()
+
+    async def nothing(*_: object) -> dict[str, object]:
+        raise AssertionError
+
+    await Probes(app, endpoints={}, admin_token=None, within_limit=lambda _: True, hidden=frozenset())(
+        {"type": kind, "path": "/live"}, nothing, nothing
+    )
+    assert app.seen == [(kind, b"")]
