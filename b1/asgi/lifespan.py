@@ -57,10 +57,14 @@ class Lifespan:
         except Exception:
             if self._has_answered:
                 raise
+        finally:
+            if self._has_answered or self._failure is not None:
+                await self._services.aclose()  # also when the application ended without its last word
+        if self._has_answered:
+            return
         if self._failure is not None:
-            await self._services.aclose()
             await send({"type": "lifespan.startup.failed", "message": str(self._failure)})
-        elif not self._has_answered:
+        else:
             await self._alone(scope, receive, send)
 
     async def _start(self) -> None:

@@ -119,8 +119,16 @@ async def send_json(send: Send, status: int, value: Any, *, headers: Headers | N
     await send_bytes(send, status, orjson.dumps(value), JSON_TYPE, headers)
 
 
-async def send_bytes(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers | None = None) -> None:
-    """Answer with bytes that are ready."""
+async def send_bytes(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: bytes,
+    headers: Headers | None = None,
+    *,
+    is_head: bool = False,
+) -> None:
+    """Answer with bytes that are ready; to a HEAD with their length alone."""
     await send(
         {
             "type": "http.response.start",
@@ -132,7 +140,7 @@ async def send_bytes(send: Send, status: int, body: bytes, content_type: bytes, 
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})
 
 
 def whole_seconds(seconds: float) -> int:

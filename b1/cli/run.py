@@ -28,8 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_env(environment)
     find_target(settings.app)
     command = gunicorn_command(settings)
-    # The allocator reads these when a program starts, so they have to be there before gunicorn is.
-    environment = {**ALLOCATOR_ENVIRONMENT, **environment}
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)
 

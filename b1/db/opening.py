@@ -1,8 +1,8 @@
 """How a connection comes to be: make sure that the slot's last connection is gone, then connect.
 
 Whoever takes a slot whose record says `open` asks a sibling connection until pg_stat_activity has lost the pid. Without a
-sibling it waits for a sign of life of the server and then twice `client_connection_check_interval`: a frozen server ends
-nothing while we count seconds. The sign is the answer to an SSLRequest, which never becomes a client backend.
+sibling it waits until the server was alive for twice `client_connection_check_interval`: a frozen one ends nothing while we
+count. The sign of life is the answer to an SSLRequest, which never becomes a client backend.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 _CHECK = "client_connection_check_interval"
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-_LOOK_AGAIN_S = 0.02
+_LOOK_AGAIN_S = 0.04
 # Asking a sibling waits this long for one that is in use; then the rest without a witness goes on.
-_SIBLING_WAIT_S = 0.1
+_SIBLING_WAIT_S = 0.04
+# What counts as rest between two answers of the server: it may have been frozen for anything beyond.
+_LONGEST_REST_S = 0.1
+# A backend that refused us exits right after it said so.
+_LAST_WORDS_S = 0.05
 
 Borrow = Callable[[float], AbstractAsyncContextManager[Session | None]]
 
@@ -65,10 +69,9 @@ class Opener:
         slot.note_open()
         try:
             raw = await self._connect()
-        except TimeoutError:
-            raise  # the attempt may sit in the server's queue and become a backend yet
-        except failures():
-            slot.note_clean()  # refused: whatever served the attempt has ended it
+        except failures() as error:
+            if await _was_refused(error):
+                slot.note_clean()
             raise
         return Session(raw, slot, self._clock.monotonic())
 
@@ -103,19 +106,20 @@ class Opener:
             self.resting -= 1
 
     async def _wait_until_gone(self, pid: int) -> None:
-        quiet_since_s: float | None = None
-        while True:
+        rested_s = 0.0
+        answered_s: float | None = None
+        while rested_s < self.rest_s:
             seen = await self._ask_sibling(pid) if pid else None
-            now_s = self._clock.monotonic()
             if seen is False:
                 return
-            if seen:
-                quiet_since_s = now_s
-            elif quiet_since_s is None:
+            if seen is None:
                 await self._sign_of_life()
-                quiet_since_s = self._clock.monotonic()
-            elif now_s - quiet_since_s >= self.rest_s:
-                return
+            now_s = self._clock.monotonic()
+            if seen:
+                rested_s = 0.0
+            elif answered_s is not None:
+                rested_s += min(now_s - answered_s, _LONGEST_REST_S)
+            answered_s = now_s
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _ask_sibling(self, pid: int) -> bool | None:
@@ -142,3 +146,15 @@ class Opener:
                     raise ConnectionResetError("the server closed the connection instead of answering")
             finally:
                 writer.close()
+
+
+async def _was_refused(error: Exception) -> bool:
+    """Tell whether an attempt to connect that failed left nothing behind on the server."""
+    import asyncpg
+
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.PostgresConnectionError):
+        await asyncio.sleep(_LAST_WORDS_S)
+        return True
+    # Without an answer, or broken off, it may sit in the server's queue and become a backend yet.
+    broken_off = (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+    return isinstance(error, OSError) and not isinstance(error, broken_off)

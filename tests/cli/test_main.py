@@ -80,4 +80,4 @@ def test_the_allocators_settings_are_there_before_the_server_starts_and_can_be_o
 def test_the_folder_of_the_command_comes_first_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = environment_for("plain:app", {"PYTHONPATH": f"/somewhere{os.pathsep}{tmp_path}"})
-    assert found == {"B1_APP": "plain:app", "PYTHONPATH": f"{tmp_path}{os.pathsep}/somewhere"}
+    assert (found["B1_APP"], found["PYTHONPATH"]) == ("plain:app", f"{tmp_path}{os.pathsep}/somewhere")

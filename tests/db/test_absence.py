@@ -14,7 +14,7 @@ from b1.clock import DEADLINE, SystemClock
 from b1.db import Database
 from b1.errors import DatabaseBusy, DatabaseUnavailable, DeadlineExceeded
 from tests.db.census import census
-from tests.db.conftest import MakeDatabase, until
+from tests.db.conftest import MakeDatabase, Neighbour, until
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.real
@@ -164,6 +164,26 @@ async def test_a_long_freeze_leaves_no_crowd_behind(
             await asyncio.gather(*(database.execute("select pg_sleep(0.01)") for _ in range(6)), return_exceptions=True)
     assert seen.highest <= 3
     assert await database.fetchval("select 1") == 1
+
+
+async def test_a_freeze_does_not_count_as_rest(
+    make_database: MakeDatabase, server: PostgresServer, neighbours: Callable[..., Neighbour]
+) -> None:
+    neighbour = neighbours(server.url, "asyncio", "hold", *["select pg_sleep(60)"] * 3)
+    for _ in range(3):
+        await neighbour.next_event()
+    newcomer = make_database(server.url)
+    with census(server) as seen:
+        neighbour.kill()
+        await newcomer.start()
+        waiting = asyncio.gather(*(newcomer.execute("select pg_sleep(0.05)", timeout_s=10) for _ in range(9)))
+        await until(lambda: newcomer.snapshot().resting)
+        await asyncio.sleep(0.03)
+        await asyncio.to_thread(server.suspend)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(server.resume)
+        await waiting
+    assert seen.highest <= 3
 
 
 async def test_a_wrong_password_is_reported_as_away_and_never_shown(

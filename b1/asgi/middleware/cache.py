@@ -101,8 +101,9 @@ class CacheLayer:
 def _key(context: RequestContext, options: CacheOptions, scope: Scope) -> str:
     principal = context.principal
     assert principal is not None
-    organization = principal.organization or ""
-    owner = organization if options.vary == "organization" else f"{organization}\0{principal.actor}"
+    # Callers without an organisation are not one organisation: each is alone.
+    is_shared = options.vary == "organization" and principal.organization is not None
+    owner = principal.organization if is_shared else f"{principal.organization or ''}\0{principal.actor}"
     query: bytes = scope["query_string"]
     return f"answer:{scope['path']}\0{owner}\0{query.decode('latin-1')}"
 

@@ -9,6 +9,9 @@ from b1.limiter import client_address
 from b1.types import ASGIApp, Message, Receive, Scope, Send
 from b1.units import format_bytes
 
+# More digits are no length that anybody accepts, and int() refuses thousands of them.
+_LENGTH_DIGITS = 18
+
 
 class Guard:
     """Caps bodies, with and without a length, and sets the client's address and scheme.
@@ -39,7 +42,10 @@ class Guard:
         length = context.fields.get(b"content-length")
         if length is not None:
             limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
-            if not length.isdigit() or int(length) > limit_bytes:
+            if not length.isdigit():
+                await send_problem(send, MalformedRequest("Content-Length is no number"), scope)
+                return
+            if len(length) > _LENGTH_DIGITS or int(length) > limit_bytes:
                 await send_problem(send, _too_large(limit_bytes), scope)
                 return
         elif b"transfer-encoding" in context.fields:

@@ -56,7 +56,8 @@ class Probes:
         self._admin_token = admin_token
         self._within_limit = within_limit
         self._hidden = hidden
-        self._last: dict[str, Answer] = {}  # written by the loop's thread only; one answer per endpoint
+        # Written by the loop's thread only: one answer per endpoint and representation.
+        self._last: dict[tuple[str, bool], Answer] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,15 +77,18 @@ class Probes:
             await send_problem(send, Unauthenticated("this endpoint needs the admin token"), scope)
         else:
             status, content_type, body = self._answer(path, endpoint, context, scope)
-            await send_bytes(send, status, b"" if scope["method"] == "HEAD" else body, content_type, _NO_STORE)
+            await send_bytes(send, status, body, content_type, _NO_STORE, is_head=scope["method"] == "HEAD")
 
     def _answer(self, path: str, endpoint: Endpoint, context: RequestContext, scope: Scope) -> Answer:
         peer = scope.get("client")
-        last = self._last.get(path)
+        # Our endpoints have two representations at most, and their media types tell them apart.
+        accept = context.fields.get(b"accept", b"")
+        key = path, b"health+json" in accept or b"openmetrics" in accept
+        last = self._last.get(key)
         if last is not None and not self._within_limit(peer[0] if peer else "unknown"):
             return last
         answer = endpoint.render(context)
-        self._last[path] = answer
+        self._last[key] = answer
         return answer
 
     def _is_admin(self, context: RequestContext) -> bool:
