@@ -130,6 +130,9 @@ def main() -> int:
     parser.add_argument("--app", default="app.main:app")
     parser.add_argument("--rest", type=float, default=3.0, help="seconds between the last request and the measurement")
     arguments = parser.parse_args()
+    if sys.platform != "linux":
+        print("Not measured: this benchmark reads what only Linux tells.")
+        return 0
     print(machine() + "\n")
     alone = print_held("No database, memory store", measure(arguments.app, {}, arguments.rest))
     with stores() as environment:

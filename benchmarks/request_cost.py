@@ -180,6 +180,9 @@ def main() -> int:
     parser.add_argument("--no-peers", action="store_true", help="measure without the peers, which need a network once")
     parser.add_argument("--callgrind", action="store_true", help="count instructions instead (valgrind, some minutes)")
     arguments = parser.parse_args()
+    if sys.platform != "linux":
+        print("Not measured: this benchmark reads what only Linux tells.")
+        return 0
     print(machine() + "\n")
     if arguments.callgrind:
         print_instructions()

@@ -1,4 +1,4 @@
-"""The one document that every contender answers with: an organisation's balance, 319 bytes of JSON.
+"""The one document that every contender answers with: an organisation's balance, 327 bytes of JSON.
 
 The handler builds the model from a row, and FastAPI serialises it by its return annotation, as a plain route does.
 """

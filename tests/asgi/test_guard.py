@@ -49,7 +49,9 @@ class TestBodyWithoutLength:
 
     async def test_within_the_cap_passes_unchanged(self) -> None:
         app = App()
-        assert (await call(guarded(app), method="POST", headers=[CHUNKED], body=[b"ab", b"", b"cdefghij"])).status == 200
+        assert (
+            await call(guarded(app), method="POST", headers=[CHUNKED], body=[b"ab", b"", b"cdefghij"])
+        ).status == 200
         assert app.seen == [("/", b"abcdefghij")]
 
     async def test_an_application_that_swallows_the_refusal_does_not_answer_for_us(self) -> None:

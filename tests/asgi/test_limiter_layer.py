@@ -42,7 +42,9 @@ class World:
         self.app = app or App()
 
     def served(self, principal: Principal | None = ANN, client: str = "203.0.113.9") -> ASGIApp:
-        return inside(LimiterLayer(self.app, limits=self.limits), principal=principal, options=self.options, client=client)
+        return inside(
+            LimiterLayer(self.app, limits=self.limits), principal=principal, options=self.options, client=client
+        )
 
     async def used(self, policy: str, principal: Principal | None = ANN) -> int:
         caller = Caller("203.0.113.9")

@@ -76,7 +76,11 @@ class TestVerdicts:
 
     @pytest.mark.parametrize(
         ("state", "reason"),
-        [(POSTGRES_AWAY, "postgres"), (at_level("emergency", 5), "memory"), (replace(STATE, phase="draining"), "draining")],
+        [
+            (POSTGRES_AWAY, "postgres"),
+            (at_level("emergency", 5), "memory"),
+            (replace(STATE, phase="draining"), "draining"),
+        ],
     )
     def test_not_ready_says_why(self, state: State, reason: str) -> None:
         assert reason == not_ready_reason(state) == Health(lambda: state).ready()[1]["reason"]

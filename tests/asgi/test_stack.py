@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from blockbuster import BlockBuster
 from fastapi import FastAPI
 
 from b1 import B1, ConfigurationError, Policy, PolicyTable, Settings
@@ -54,14 +53,6 @@ class TestBuild:
 
 async def _call(app: ASGIApp) -> None:
     await call(app)
-
-
-@pytest.fixture(autouse=True)
-def allow_startup(blockbuster: BlockBuster) -> None:
-    """Let the start read /proc and the dashboard's page: once, before any request."""
-    for watched in blockbuster.functions.values():
-        watched.can_block_in("b1/profile.py", {"_new_runtime"})
-        watched.can_block_in("b1/assembly.py", {"build_stack"})
 
 
 class World:

@@ -8,7 +8,7 @@ from b1.asgi.context import RequestContext
 from b1.asgi.reply import send_problem
 from b1.clock import DEADLINE, Clock
 from b1.errors import DeadlineExceeded
-from b1.types import ASGIApp, Receive, Scope, Send
+from b1.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Deadline:
@@ -26,12 +26,20 @@ class Deadline:
         context: RequestContext = scope["b1"]
         limit_s = context.route.options.deadline_s or self._default_s
         token = DEADLINE.set(self._clock.monotonic() + limit_s)
+        bound = asyncio.timeout(limit_s)
+
+        async def begin(message: Message) -> None:
+            if message["type"] == "http.response.start" and not bound.expired():
+                bound.reschedule(None)
+            await send(message)
+
         try:
-            async with asyncio.timeout(limit_s) as bound:
-                await self._app(scope, receive, send)
+            async with bound:
+                await self._app(scope, receive, begin)
         except TimeoutError:
-            if context.status != 0 or not bound.expired():
-                raise
-            await send_problem(send, DeadlineExceeded(f"no answer within {limit_s:g} s"), scope)
+            if not bound.expired():
+                raise  # the handler's own
+            if context.status == 0:  # else it answered while it was being ended
+                await send_problem(send, DeadlineExceeded(f"no answer within {limit_s:g} s"), scope)
         finally:
             DEADLINE.reset(token)
