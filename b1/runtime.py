@@ -18,6 +18,7 @@ from b1.asgi.limits import DefaultPolicies, Limits
 from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
+from b1.errors import DatabaseBusy, DatabaseUnavailable, DeadlineExceeded
 from b1.governor import Governor, Level, LoopMonitor
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions
@@ -198,13 +199,11 @@ class Runtime:
 
     async def _probe_database(self) -> None:
         """Ask Postgres now and then, so that an idle service also knows; a busy one learns it from its own traffic."""
-        from b1.errors import DatabaseBusy, DatabaseUnavailable
-
         assert self.database is not None
         while True:
             try:
                 await self.database.fetchval("SELECT 1", priority="background", timeout_s=2.0)
-            except (DatabaseBusy, DatabaseUnavailable):
+            except (DatabaseBusy, DatabaseUnavailable, DeadlineExceeded):
                 pass  # the pool has noted it; its snapshot is what health reads
             await asyncio.sleep(5.0)
 

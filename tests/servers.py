@@ -6,6 +6,7 @@ role of the tests is an ordinary one: a superuser slips past connection limits a
 
 from __future__ import annotations
 
+import contextlib
 import asyncio
 import itertools
 import os
@@ -95,12 +96,14 @@ class Server:
     def suspend(self) -> None:
         """Freeze the server and all its processes: connections stay open and nothing answers."""
         for one in self._family():
-            one.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a backend that ended in between
+                one.suspend()
 
     def resume(self) -> None:
         """Undo `suspend`."""
         for one in self._family():
-            one.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text(errors="replace")[-4000:]

@@ -1,197 +1,352 @@
 """One open connection to Redis, used by many callers at once: commands go out in order, replies come back in order.
 
 A caller that gives up leaves its place in the queue: its reply is read and dropped, and the stream stays in step. This
-is why no caller ever touches the socket.
+is why no caller ever touches the socket. Calls of one turn of the loop leave in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
-from b1.clock import Clock
+from hiredis import PushNotification, pack_command
+
+from b1.clock import DEADLINE, Clock
 from b1.errors import StoreUnavailable
+from b1.link.pending import Pending, Reply, Turn
+from b1.link.replies import FAREWELLS, NOTHING_YET, REFUSED, Argument, Oversized, ReplyError, new_reader
 
-if TYPE_CHECKING:
-    from redis.asyncio.connection import AbstractConnection
+_log = logging.getLogger("b1.link")
+# Deadlines are looked at no finer than this: one timer for all calls, and few firings of it.
+RESOLUTION_S = 0.01
+_STEP_S = 0.005
+_GRACE_S = 0.002
+_WRITE_BUFFER_BYTES = 256 * 1024
 
-# What a command's arguments may be; numbers are written in decimal.
-Argument = str | bytes | int
+Push = Callable[[list[Any]], None]
 
 
-class ReplyError(StoreUnavailable):
-    """The server answered with an error; the connection is in order.
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """The bounds of one connection.
 
     Attributes:
-        word: what the error starts with, such as ``NOSCRIPT``, ``OOM`` or ``WRONGTYPE``.
+        deadline_s: for each call.
+        calls, held_bytes: in flight; more fail at once.
+        command_bytes: of one command.
+        stall_s: without an answer to an overdue call, until `WireEvents.stall_lasts`.
     """
 
-    def __init__(self, word: str, message: str) -> None:
-        super().__init__(f"Redis answered {word}: {message}")
-        self.word = word
+    deadline_s: float
+    calls: int
+    held_bytes: int
+    command_bytes: int
+    stall_s: float
 
 
-class _Waiting(NamedTuple):
-    future: asyncio.Future[Any]
-    size: int
-    sent_s: float
+class WireEvents:
+    """What a wire tells its owner; the defaults do nothing."""
+
+    def pushed(self, message: list[Any]) -> None:
+        """A push came."""
+
+    def missed(self, limit_s: float) -> None:
+        """A call was not answered in time."""
+
+    def stall_lasts(self) -> None:
+        """A stalled wire has stayed so for `stall_s`."""
+
+    def stall_over(self) -> None:
+        """A stalled wire has answered."""
 
 
-class Wire:
-    """The queue of one connection. Made connected, ended by `run` returning.
+class Wire(asyncio.Protocol):
+    """The protocol of one connection that has shaken hands and has nothing outstanding.
 
     All state is touched by the event loop between two awaits only.
 
-    Args:
-        connection: connected, with its handshake done and nothing outstanding.
-        clock: for latency and for knowing since when nothing came.
-        stall_limit_s: how long a silent connection is kept; see `Link`.
+    Attributes:
+        is_stalled: calls fail at once, because an overdue one found the server silent; its next byte ends that.
+        ended: done with the reason when the connection is over.
+        client_id: the server's name for the connection, 0 while unknown.
+        writes, calls: since the beginning.
     """
 
-    def __init__(self, connection: AbstractConnection, clock: Clock, *, stall_limit_s: float) -> None:
+    def __init__(self, limits: WireLimits, clock: Clock, events: WireEvents) -> None:
+        self.limits = limits
         self.is_stalled = False
+        self.client_id = 0
         self.latency_s: float | None = None
-        self.pending_bytes = 0
-        self._connection = connection
+        self.calls = self.writes = self.timeouts = 0
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exception] = self._loop.create_future()
         self._clock = clock
-        self._stall_limit_s = stall_limit_s
-        self._waiting: deque[_Waiting] = deque()
-        self._unsent: list[bytes] = []
-        self._has_unsent = asyncio.Event()
-        self._stalled = asyncio.Event()
-        self._last_reply_s = clock.monotonic()
-        self._pack = _packer(connection)
+        self._events = events
+        self._pending = Pending()
+        self._replies = self._pending.replies
+        self._turn: Turn | None = None
+        self._held: list[Turn] = []
+        self._owed = 0
+        self._heard_s = clock.monotonic()
+        self._stalled_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0
+        self._is_paused = False
+        self._leaving: ReplyError | None = None
+        self._transport: asyncio.Transport | None = None
+        self._kept_alive: object = None
+        reader = new_reader()
+        self._feed, self._gets = reader.feed, reader.gets
 
     def __repr__(self) -> str:
-        state = "stalled" if self.is_stalled else "up"
-        return f"Wire({state}, pending={self.pending}, pending_bytes={self.pending_bytes})"
+        state = "ended" if self.ended.done() else "stalled" if self.is_stalled else "up"
+        return f"Wire({state}, id={self.client_id}, pending={self.pending}, pending_bytes={self.pending_bytes})"
 
     @property
     def pending(self) -> int:
         """Commands without a reply yet, including those whose callers gave up."""
-        return len(self._waiting)
+        return len(self._replies)
 
-    def submit(self, command: tuple[Argument, ...]) -> asyncio.Future[Any]:
-        """Queue a command. All commands of one turn of the loop leave in one write."""
-        packed = self._pack(command)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(future, len(packed), self._clock.monotonic()))
-        self.pending_bytes += len(packed)
-        self._unsent.append(packed)
-        self._has_unsent.set()
-        return future
+    @property
+    def pending_bytes(self) -> int:
+        return self._pending.held_bytes
 
-    def note_silence(self, since_s: float) -> None:
-        """A command sent at `since_s` got no reply in time: stalled, unless something came in since."""
-        if self._last_reply_s < since_s and self._waiting:
-            self.is_stalled = True
-            self._stalled.set()
+    @property
+    def is_usable(self) -> bool:
+        """True while a call would be sent."""
+        return not (self.is_stalled or self._leaving or self.ended.done())
 
-    async def run(self) -> Exception:
-        """Move bytes until the connection ends; return why it did. Whoever still waits gets `StoreUnavailable`."""
-        tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._watch)]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._abandon()
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        return self._transport
 
-    async def close(self) -> None:
-        """Close the socket."""
-        await self._connection.disconnect(nowait=True)
+    def take_over(self, transport: asyncio.Transport, keep_alive: object = None) -> None:
+        """Become the protocol of a connected transport; `keep_alive` is whatever would close it when collected."""
+        self._kept_alive = keep_alive
+        transport.set_protocol(self)
+        self.connection_made(transport)
 
-    async def _read(self) -> Exception:
-        from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+    # What callers use
 
-        connection = self._connection
-        while True:
-            try:
-                reply = await connection.read_response(
-                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                )
-            except ReadOnlyError as error:
-                # The server became a replica: the name may lead to the new primary by now.
-                self._settle(_reply_error(error))
-                return error
-            except (ResponseError, BusyLoadingError) as error:
-                reply = _reply_error(error)
-            except (RedisError, OSError) as error:
-                return error
-            self._settle(reply)
+    def submit(self, command: tuple[Argument, ...]) -> Reply:
+        """Queue a command and return its reply to come.
 
-    def _settle(self, reply: Any) -> None:
-        if not self._waiting:
-            return  # unasked for; nobody's
-        future, size, sent_s = self._waiting.popleft()
-        now_s = self._clock.monotonic()
-        self._last_reply_s = now_s
-        self.is_stalled = False
-        self.pending_bytes -= size
-        if future.done():  # its caller gave up
+        Raises:
+            StoreUnavailable: the connection is over, silent or full; nothing was sent.
+            ValueError: the command cannot share a connection.
+        """
+        limits = self.limits
+        replies = self._replies
+        if len(replies) >= limits.calls or self.is_stalled or self._pending.held_bytes >= limits.held_bytes:
+            raise self._refusal()
+        if self._transport is None or self._leaving is not None:
+            raise self._refusal()
+        if command[0] in REFUSED:
+            raise ValueError(f"{command[0]!r} cannot share a connection with other callers")
+        packed = pack_command(command)  # type: ignore[arg-type]  # declared for tuples of one; it packs any
+        if len(packed) > limits.command_bytes:
+            raise Oversized(f"the command has {len(packed)} bytes, more than {limits.command_bytes}")
+        turn = self._turn
+        if turn is None:
+            turn = self._begin_turn()
+        turn.chunks.append(packed)
+        reply = self._loop.create_future()
+        replies.append(reply)
+        deadline_s = DEADLINE.get()
+        if deadline_s is not None and deadline_s < turn.due_s:
+            self._hurry(deadline_s, reply)
+        return reply
+
+    def goodbye(self) -> None:
+        """Ask the server to end the connection after what is pending; `ended` tells when it did."""
+        if self._transport is not None and not self.is_stalled:
+            turn = self._turn or self._begin_turn()
+            turn.chunks.append(b"*1\r\n$4\r\nQUIT\r\n")
+            self._replies.append(self._loop.create_future())
+            self._leaving = ReplyError("CLOSING", "the connection is being closed")
+
+    def end(self, reason: Exception) -> None:
+        """Close the socket at once. Whoever still waits gets `StoreUnavailable`."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.ended.done():
+            self.ended.set_result(reason)
+        self._turn = None
+        self._held.clear()
+        self._owed = 0
+        for reply in self._pending.abandon():
+            reply.set_exception(StoreUnavailable("the connection to Redis ended before the answer came"))
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is none of asyncio's
+        self._transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(exc or ConnectionError("the server closed the connection"))
+        self._kept_alive = None
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        if not self._held:
             return
-        took_s = now_s - sent_s
-        self.latency_s = took_s if self.latency_s is None else self.latency_s + (took_s - self.latency_s) / 16
-        if isinstance(reply, ReplyError):
-            future.set_exception(reply)
+        # Their turn may have come late: what nobody waits for any more must not take effect now.
+        held, self._held = self._held, []
+        self._pending.drop_unwanted(held)
+        for turn in held:
+            self._write(turn)
+
+    def data_received(self, data: bytes) -> None:
+        replies, owed = self._replies, self._owed
+        gets, nothing = self._gets, NOTHING_YET
+        try:
+            self._feed(data)
+            while (value := gets()) is not nothing:
+                kind = type(value)
+                if kind is PushNotification:
+                    self._pushed(value)
+                    continue
+                if not owed:
+                    raise _OutOfStep(f"a reply that nobody asked for: {value!r:.100}")
+                owed -= 1
+                reply = replies.popleft()
+                if reply.done():
+                    continue  # its caller gave up
+                if kind is ReplyError:
+                    reply.set_exception(value)
+                else:
+                    reply.set_result(value)
+                if kind is ReplyError and value.word in FAREWELLS:
+                    self._leaving = value
+        except Exception as error:  # noqa: BLE001  # hiredis raises ProtocolError, TypeError, … on bytes that are no RESP
+            self.end(ConnectionError(f"the server sent what cannot be understood ({error})"))
+            return
+        self._heard(owed)
+
+    # The rest is bookkeeping
+
+    def _heard(self, owed: int) -> None:
+        self._heard_s = now_s = self._clock.monotonic()
+        settled, self._owed = self._owed - owed, owed
+        since_s = self._pending.settled(settled)
+        if since_s is not None:
+            took_s = now_s - since_s
+            self.latency_s = took_s if self.latency_s is None else self.latency_s + (took_s - self.latency_s) / 16
+        if self.is_stalled:
+            self.is_stalled = False
+            self._events.stall_over()
+        if self._leaving is not None and not owed and self._leaving.word in FAREWELLS:
+            self.end(self._leaving)
+
+    def _pushed(self, message: list[Any]) -> None:
+        try:
+            self._events.pushed(message)
+        except Exception:  # noqa: BLE001  # a handler's fault must not cost the connection its step
+            _log.exception("the handler of a push failed")
+
+    def _refusal(self) -> StoreUnavailable:
+        if self.ended.done() or self._transport is None:
+            return StoreUnavailable("the connection to Redis has ended")
+        if self._leaving is not None:
+            return StoreUnavailable(f"the connection to Redis is being left: {self._leaving}")
+        if self.is_stalled:
+            return StoreUnavailable("Redis is stalled")
+        return StoreUnavailable(f"{self.pending} calls to Redis are waiting for an answer")
+
+    def _begin_turn(self) -> Turn:
+        now_s = self._clock.monotonic()
+        turn = self._turn = self._pending.begin(now_s, now_s + self.limits.deadline_s)
+        self._loop.call_soon(self._end_turn)
+        if self._timer is None:
+            self._look_again_at(turn.due_s, now_s)
+        return turn
+
+    def _end_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return  # the connection ended in this very turn
+        self._pending.end(turn)
+        self.calls += turn.count
+        if self._is_paused:
+            self._held.append(turn)
         else:
-            future.set_result(reply)
+            self._write(turn)
 
-    async def _write(self) -> Exception:
-        from redis.exceptions import RedisError
+    def _write(self, turn: Turn) -> None:
+        if self._transport is None or not turn.chunks:
+            return
+        self._owed += turn.count
+        self.writes += 1
+        chunks, turn.chunks = turn.chunks, []
+        self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent.clear()
-            chunks, self._unsent = self._unsent, []
-            try:
-                await self._connection.send_packed_command([b"".join(chunks)], check_health=False)
-            except (RedisError, OSError) as error:
-                return error
+    def _hurry(self, due_s: float, reply: Reply) -> None:
+        self._pending.hurry(due_s, reply)
+        if due_s < self._timer_due_s:
+            self._look_again_at(due_s, self._clock.monotonic())
 
-    async def _watch(self) -> Exception:
-        while True:
-            await self._stalled.wait()
-            self._stalled.clear()
-            await asyncio.sleep(self._stall_limit_s)
-            if self.is_stalled:
-                return TimeoutError(f"nothing came for {self._stall_limit_s:g} s")
+    # The one timer
 
-    def _abandon(self) -> None:
-        while self._waiting:
-            future = self._waiting.popleft().future
-            if not future.done():
-                future.set_exception(StoreUnavailable("the connection to Redis ended before the answer came"))
-        self.pending_bytes = 0
+    def _look_again_at(self, due_s: float, now_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due_s = due_s
+        self._timer = self._loop.call_later(max(due_s - now_s, _STEP_S), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now_s = self._clock.monotonic()
+        due_s = self._next_due_s()
+        if due_s is None:
+            return
+        if due_s > now_s:
+            self._look_again_at(due_s, now_s)
+            return
+        # libuv runs timers before it reads sockets: after the loop was blocked the reply may have long arrived.
+        self._timer = self._loop.call_later(_GRACE_S, self._expire)
+
+    def _next_due_s(self) -> float | None:
+        due_s = self._pending.next_due_s()
+        if not self.is_stalled:
+            return due_s
+        told_s = self._stalled_s + self.limits.stall_s
+        return told_s if due_s is None else min(due_s, told_s)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now_s = self._clock.monotonic()
+        late, since_s = self._pending.take_overdue(now_s)
+        for reply in late:
+            reply.set_exception(StoreUnavailable("Redis did not answer within the time of the call"))
+        self.timeouts += len(late)
+        if since_s is not None:
+            self._note_silence(since_s, now_s)
+        if self.is_stalled and now_s >= self._stalled_s + self.limits.stall_s:
+            self._stalled_s = now_s  # and again after as long
+            self._events.stall_lasts()
+        due_s = self._next_due_s()
+        if due_s is not None and self._transport is not None:
+            self._look_again_at(due_s, now_s)
+
+    def _note_silence(self, since_s: float, now_s: float) -> None:
+        if self._leaving is not None:
+            self.end(self._leaving)
+        elif not self.is_stalled and self._heard_s < since_s:
+            self.is_stalled = True
+            self._stalled_s = now_s
+            self._events.missed(self.limits.deadline_s)
 
 
-def _packer(connection: AbstractConnection) -> Callable[[tuple[Argument, ...]], bytes]:
-    try:
-        from hiredis import pack_command
-    except ImportError:
-        return lambda command: b"".join(connection.pack_command(*command))
-    # hiredis declares tuples of length one; it packs any.
-    return cast("Callable[[tuple[Argument, ...]], bytes]", pack_command)
-
-
-def _reply_error(error: Exception) -> ReplyError:
-    # redis-py takes the first word off the errors it has a class for.
-    from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError
-
-    message = str(error)
-    known = (
-        (NoScriptError, "NOSCRIPT"),
-        (ReadOnlyError, "READONLY"),
-        (BusyLoadingError, "LOADING"),
-        (OutOfMemoryError, "OOM"),
-    )
-    for kind, word in known:
-        if isinstance(error, kind):
-            return ReplyError(word, message)
-    word, _, rest = message.partition(" ")
-    return ReplyError(word, rest)
+class _OutOfStep(Exception):
+    """The server sent more replies than there were commands."""

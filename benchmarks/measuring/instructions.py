@@ -41,20 +41,23 @@ def print_instructions() -> None:
 
 def instructions_per_request(app: str, path: str) -> float:
     """Return the slope."""
-    return (_instructions(app, path, MANY) - _instructions(app, path, FEW)) / (MANY - FEW)
+    _run([], app, path, 1)  # compiles what is new: that work must not be in one of the two counts alone
+    few, many = _instructions(app, path, FEW), _instructions(app, path, MANY)
+    return (many - few) / (MANY - FEW)
 
 
 def _instructions(app: str, path: str, count: int) -> int:
     print(f"callgrind: {app} {path}, {count} requests", file=sys.stderr)
-    environment = clean_environment({**OUR_ENVIRONMENT, "PYTHONHASHSEED": "0"})
     with tempfile.TemporaryDirectory(prefix="b1-bench-") as folder:
         report = Path(folder) / "callgrind.out"
-        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={report}"]
-        driven = [sys.executable, "-m", "measuring.drive", app, path, str(count)]
-        subprocess.run(
-            [*valgrind, *driven], cwd=HERE, env=environment, check=True, capture_output=True, timeout=RUN_LIMIT_S
-        )
+        _run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={report}"], app, path, count)
         found = _TOTAL.search(report.read_text())
     if found is None:
         raise RuntimeError("callgrind's report has no total")
     return int(found[1])
+
+
+def _run(before: list[str], app: str, path: str, count: int) -> None:
+    command = [*before, sys.executable, "-m", "measuring.drive", app, path, str(count)]
+    environment = clean_environment({**OUR_ENVIRONMENT, "PYTHONHASHSEED": "0"})
+    subprocess.run(command, cwd=HERE, env=environment, check=True, capture_output=True, timeout=RUN_LIMIT_S)
