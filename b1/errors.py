@@ -224,6 +224,17 @@ class DatabaseUnavailable(RequestError):
     retry_after = 2.0
 
 
+# SQLSTATEs of a transaction that lost against another one: serialization failure, deadlock, lock timeout.
+_LOST_AGAINST_ANOTHER = frozenset({"40001", "40P01", "55P03"})
+
+
+def transient(error: Exception) -> RequestError | None:
+    """Return the 503 for an error of Postgres that goes away when the request is repeated; None for every other one."""
+    if getattr(error, "sqlstate", None) in _LOST_AGAINST_ANOTHER:
+        return DatabaseBusy("the transaction lost against another one: repeat the request")
+    return None
+
+
 class StoreUnavailable(RequestError):
     """Neither Redis nor memory could take the record."""
 

@@ -18,7 +18,7 @@ from b1.asgi.limits import DefaultPolicies, Limits
 from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
-from b1.errors import DatabaseBusy, DatabaseUnavailable, DeadlineExceeded
+from b1.errors import RequestError
 from b1.governor import Governor, Level, LoopMonitor
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions
@@ -203,8 +203,10 @@ class Runtime:
         while True:
             try:
                 await self.database.fetchval("SELECT 1", priority="background", timeout_s=2.0)
-            except (DatabaseBusy, DatabaseUnavailable, DeadlineExceeded):
-                pass  # the pool has noted it; its snapshot is what health reads
+            except RequestError:
+                pass  # busy, away or silent: the pool has noted it, and its snapshot is what health reads
+            except Exception as error:  # noqa: BLE001 - a refusal of Postgres itself; the watch must outlive it
+                log.warning("the database refused a probe", extra={"error": type(error).__name__})
             await asyncio.sleep(5.0)
 
 

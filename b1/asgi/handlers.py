@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from b1.asgi.reply import PROBLEM_TYPE, error_headers, problem, problem_of
-from b1.errors import RequestError
+from b1.errors import RequestError, transient
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -93,6 +93,9 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 
 async def _unhandled(request: Request, error: Exception) -> Response:
+    lost = transient(error)
+    if lost is not None:
+        return await _request_error(request, lost)
     members = problem(
         status=500,
         code="INTERNAL_ERROR",

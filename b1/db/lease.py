@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from b1.clock import DEADLINE, Clock
 from b1.db.options import Priority
 from b1.db.running import Running
-from b1.errors import DatabaseUnavailable, DeadlineExceeded, LeaseHeld
+from b1.errors import DatabaseUnavailable, DeadlineExceeded, LeaseHeld, RequestError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -26,6 +26,7 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
 _HELD: ContextVar[Lease | None] = ContextVar("b1_lease", default=None)
+_QUERY_CANCELED = "57014"
 _ENDED_BY_SERVER = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 # A session setting made by `execute` would stay with the connection; these statuses tell.
 _STATUS_OF_SETTINGS = frozenset({"SET", "LISTEN"})
@@ -201,7 +202,7 @@ class Lease:
         try:
             return await running
         except Exception as error:
-            if not running.is_unfinished and (gone := _as_unavailable(error, self._raw)) is not None:
+            if not running.is_unfinished and (gone := _as_ours(error, self._raw)) is not None:
                 raise gone from error
             raise
         finally:
@@ -262,13 +263,16 @@ class Transaction:
             pass  # the error that brought us here says more, and the connection is lost or in the pool's hands
 
 
-def _as_unavailable(error: Exception, raw: RawConnection) -> DatabaseUnavailable | None:
+def _as_ours(error: Exception, raw: RawConnection) -> RequestError | None:
+    """Return what a failure means to a request, or None for an error that is the statement's own."""
     import asyncpg
 
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         if state in _ENDED_BY_SERVER or state.startswith("08"):
             return DatabaseUnavailable("the database ended the connection")
+        if state == _QUERY_CANCELED:  # not by us: an abandoned query has nobody left who hears of it
+            return DeadlineExceeded("the database ended a statement that took too long")
     elif isinstance(error, asyncpg.InternalClientError):
         raw.terminate()  # asked after the server's last words were read, or out of step: of no use to anybody
         return DatabaseUnavailable("the connection to the database is out of order")

@@ -31,6 +31,7 @@ class Deadline:
         async def begin(message: Message) -> None:
             if message["type"] == "http.response.start" and not bound.expired():
                 bound.reschedule(None)
+                DEADLINE.set(None)  # what the stream still reads has its own bounds
             await send(message)
 
         try:

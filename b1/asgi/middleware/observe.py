@@ -10,7 +10,7 @@ from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.reply import problem, send_problem, send_problem_document
 from b1.asgi.routes import RouteTable
 from b1.clock import Clock
-from b1.errors import RequestError
+from b1.errors import RequestError, transient
 from b1.logs import REQUEST_ID
 from b1.metrics import Metrics
 from b1.types import ASGIApp, Message, Receive, Scope, Send
@@ -60,8 +60,10 @@ class Observe:
 
     async def _failed(self, error: Exception, context: RequestContext, scope: Scope, send: Send) -> None:
         """Log what no handler caught and answer, unless an answer is already on its way."""
-        if isinstance(error, RequestError) and context.status == 0:
-            await send_problem(_with_headers(context, send), error, scope)
+        known = error if isinstance(error, RequestError) else transient(error)
+        if known is not None:
+            if context.status == 0:
+                await send_problem(_with_headers(context, send), known, scope)
             return
         self._metrics.unhandled_error()
         log.error(
