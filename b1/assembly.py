@@ -62,7 +62,7 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
             ),
         ),
         ("identity", partial(IdentityLayer, identity=runtime.identity, limits=limits)),
-        ("deadline", partial(Deadline, clock=runtime.clock, default_s=plan.request_deadline_s)),
+        ("deadline", _deadline(runtime)),
     ]
     if settings.cors_origins:
         layers.append(("cors", cors_layer(settings.cors_origins)))
@@ -74,6 +74,11 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
     if settings.enable_caching:
         layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
     return stack.build(inner, layers)
+
+
+def _deadline(runtime: Runtime) -> stack.Layer:
+    default_s = runtime.plan.request_deadline_s
+    return partial(Deadline, clock=runtime.clock, deadlines=runtime.deadlines, default_s=default_s)
 
 
 def _require_policies(runtime: Runtime, routes: RouteTable) -> None:

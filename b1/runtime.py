@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from b1.asgi.deadlines import Deadlines
 from b1.asgi.endpoints.health import State
 from b1.asgi.endpoints.samples import samples
 from b1.asgi.limits import DefaultPolicies, Limits
@@ -67,6 +68,7 @@ class Runtime:
         self.phase = "starting"
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics()
+        self.deadlines = Deadlines()
         self.loop = LoopMonitor(self.clock, interval_s=plan.loop_sample_s)
         self.governor = Governor(
             self.clock,

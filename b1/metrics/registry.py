@@ -1,11 +1,13 @@
 """The instruments of the request path, and the collector that reads everybody's snapshot when somebody scrapes.
 
-What can be read at scrape time costs a request nothing: pools, caches, memory and loop are read from snapshots.
-Only counts and durations per request are recorded as they happen, through children that are looked up once per route.
+What can be read at scrape time costs a request nothing: pools, caches, memory and loop are read from snapshots. Only counts
+and durations per request are recorded as they happen, in plain numbers: the event loop's thread alone writes them, so the
+locks of prometheus-client's own counters would buy nothing. Its registry and its exposition do the rest.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from b1.metrics import names
 from b1.metrics.names import Metric
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.core import Metric as Family
 
 # (metric, label values, value): what a snapshot says, in the catalogue's terms.
@@ -25,29 +27,37 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0
 
 # More series than this are never created: a label that grows without bound would eat the memory it reports on.
 SERIES_LIMIT = 2000
+_OTHER = ("other", "other", 0)
+
+
+class _Durations:
+    """A histogram of one method and route: counts per bucket, the last one above all bounds."""
+
+    __slots__ = ("buckets", "sum_s")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.sum_s = 0.0
 
 
 class Metrics:
-    """One registry per runtime."""
+    """One registry per runtime. Written by the event loop's thread alone."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
+        from prometheus_client import CollectorRegistry
 
         self._registry = CollectorRegistry()
         self._sources: list[Source] = []
-        self._requests = Counter(*_declaration(names.HTTP_REQUESTS), registry=self._registry)
-        self._durations = Histogram(*_declaration(names.HTTP_DURATION), registry=self._registry, buckets=BUCKETS)
-        self._exceeded = Counter(*_declaration(names.LIMIT_EXCEEDED), registry=self._registry)
-        self._unhandled = Counter(*_declaration(names.UNHANDLED), registry=self._registry)
-        self._request_children: dict[tuple[str, str, int], Counter] = {}
-        self._duration_children: dict[tuple[str, str], Histogram] = {}
-        self._exceeded_children: dict[str, Counter] = {}
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._durations: dict[tuple[str, str], _Durations] = {}
+        self._exceeded: dict[str, int] = {}
+        self._unhandled = 0
         self.in_flight = 0
-        self.add_source(lambda: [(names.HTTP_IN_FLIGHT, (), float(self.in_flight))])
-        self._registry.register(_SnapshotCollector(self._sources))
+        self.add_source(self._own_samples)
+        self._registry.register(_Collector(self._sources, self._durations))
 
     def __repr__(self) -> str:
-        return f"<Metrics series={len(self._request_children)} sources={len(self._sources)}>"
+        return f"<Metrics series={len(self._requests)} sources={len(self._sources)}>"
 
     def add_source(self, source: Source) -> None:
         """Register a function that turns a snapshot into samples; called at each scrape."""
@@ -55,24 +65,26 @@ class Metrics:
 
     def request_answered(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count one answered request."""
-        counted = self._request_children.get((method, route, status))
-        timed = self._duration_children.get((method, route))
-        if counted is None or timed is None:
-            counted, timed = self._new_children(method, route, status)
-        counted.inc()
-        timed.observe(duration_s)
+        key = method, route, status
+        count = self._requests.get(key)
+        if count is None and len(self._requests) >= SERIES_LIMIT:
+            method, route, _ = key = _OTHER
+            count = self._requests.get(key)
+        self._requests[key] = (count or 0) + 1
+        durations = self._durations.get((method, route))
+        if durations is None:
+            durations = self._durations[(method, route)] = _Durations()
+        durations.buckets[bisect_left(BUCKETS, duration_s)] += 1
+        durations.sum_s += duration_s
 
     def limit_exceeded(self, policies: Iterable[str]) -> None:
         """Count one refusal for each policy that was violated."""
         for policy in policies:
-            child = self._exceeded_children.get(policy)
-            if child is None:
-                child = self._exceeded_children[policy] = self._exceeded.labels(policy)
-            child.inc()
+            self._exceeded[policy] = self._exceeded.get(policy, 0) + 1
 
     def unhandled_error(self) -> None:
         """Count one exception that no handler caught."""
-        self._unhandled.inc()
+        self._unhandled += 1
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the text and its content type, OpenMetrics when `accept` asks for it."""
@@ -81,21 +93,21 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _new_children(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-        if len(self._request_children) >= SERIES_LIMIT:
-            method, route, status = "other", "other", 0
-        counted = self._requests.labels(method, route, str(status))
-        timed = self._durations.labels(method, route)
-        self._request_children[(method, route, status)] = counted
-        self._duration_children[(method, route)] = timed
-        return counted, timed
+    def _own_samples(self) -> Iterator[Sample]:
+        yield names.HTTP_IN_FLIGHT, (), float(self.in_flight)
+        yield names.UNHANDLED, (), float(self._unhandled)
+        for (method, route, status), count in self._requests.items():
+            yield names.HTTP_REQUESTS, (method, route, str(status)), float(count)
+        for policy, count in self._exceeded.items():
+            yield names.LIMIT_EXCEEDED, (policy,), float(count)
 
 
-class _SnapshotCollector:
-    """Turns the sources' samples into metric families at scrape time."""
+class _Collector:
+    """Turns the sources' samples and the durations into metric families at scrape time."""
 
-    def __init__(self, sources: list[Source]) -> None:
+    def __init__(self, sources: list[Source], durations: dict[tuple[str, str], _Durations]) -> None:
         self._sources = sources
+        self._durations = durations
 
     def describe(self) -> Iterator[Family]:
         return iter(())
@@ -112,7 +124,17 @@ class _SnapshotCollector:
                     family = families[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
                 family.add_metric(labels, value)
         yield from families.values()
+        yield self._histogram()
 
+    def _histogram(self) -> HistogramMetricFamily:
+        from prometheus_client.core import HistogramMetricFamily
 
-def _declaration(metric: Metric) -> tuple[str, str, tuple[str, ...]]:
-    return metric.name, metric.help, metric.labels
+        metric = names.HTTP_DURATION
+        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, durations in self._durations.items():
+            cumulated, rows = 0, []
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), durations.buckets, strict=True):
+                cumulated += count
+                rows.append((bound, cumulated))
+            family.add_metric(labels, rows, durations.sum_s)
+        return family

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from b1.asgi.context import RequestContext
+from b1.asgi.deadlines import Deadlines
 from b1.asgi.middleware.deadline import Deadline
 from b1.asgi.options import RouteOptions
 from b1.clock import DEADLINE, ManualClock
@@ -18,7 +19,7 @@ AT_ONCE_S = 0.01
 
 
 async def get(app: ASGIApp, *, options: RouteOptions | None = None, default_s: float = AT_ONCE_S, **more: Any) -> Reply:
-    layer = Deadline(app, clock=ManualClock(monotonic=1000.0), default_s=default_s)
+    layer = Deadline(app, clock=ManualClock(monotonic=1000.0), deadlines=Deadlines(), default_s=default_s)
     return await call(inside(layer, options=options, **more))
 
 
@@ -124,5 +125,7 @@ async def test_other_scopes_have_no_deadline() -> None:
     async def nothing(*_: object) -> dict[str, object]:
         raise AssertionError
 
-    await Deadline(app, clock=ManualClock(), default_s=1.0)({"type": "websocket"}, nothing, nothing)
+    await Deadline(app, clock=ManualClock(), deadlines=Deadlines(), default_s=1.0)(
+        {"type": "websocket"}, nothing, nothing
+    )
     assert seen == [None]

@@ -10,6 +10,7 @@ from fastapi import BackgroundTasks, Depends, HTTPException, Response
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
+from b1.asgi.deadlines import Deadlines
 from b1.asgi.middleware.deadline import Deadline
 from b1.asgi.middleware.idempotency import IdempotencyMiddleware
 from b1.clock import SystemClock
@@ -349,7 +350,7 @@ async def test_a_deadline_in_the_handler_undoes_its_effect(database: Database) -
 
     world = World(database)
     world.handle(stuck)
-    served = world.serve(Deadline(world.app, clock=SystemClock(), default_s=0.2))
+    served = world.serve(Deadline(world.app, clock=SystemClock(), deadlines=Deadlines(), default_s=0.2))
     reply = await post(served)
     assert (reply.status, reply.code) == (503, "DEADLINE_EXCEEDED")
     assert (await effects(database), await records(database), world.service.snapshot().in_flight) == (0, 0, 0)

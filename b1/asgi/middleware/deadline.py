@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from b1.asgi.context import RequestContext
+from b1.asgi.deadlines import Deadlines
 from b1.asgi.reply import send_problem
 from b1.clock import DEADLINE, Clock
 from b1.errors import DeadlineExceeded
@@ -14,9 +15,10 @@ from b1.types import ASGIApp, Message, Receive, Scope, Send
 class Deadline:
     """Ends a request that takes too long with 503; an answer that has begun is not interrupted."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, default_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock, deadlines: Deadlines, default_s: float) -> None:
         self._app = app
         self._clock = clock
+        self._deadlines = deadlines
         self._default_s = default_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,21 +28,28 @@ class Deadline:
         context: RequestContext = scope["b1"]
         limit_s = context.route.options.deadline_s or self._default_s
         token = DEADLINE.set(self._clock.monotonic() + limit_s)
-        bound = asyncio.timeout(limit_s)
+        watch = self._deadlines.begin(limit_s)
 
         async def begin(message: Message) -> None:
-            if message["type"] == "http.response.start" and not bound.expired():
-                bound.reschedule(None)
-                DEADLINE.set(None)  # what the stream still reads has its own bounds
+            if message["type"] == "http.response.start":
+                self._deadlines.end(watch)
+                DEADLINE.set(None)  # what a stream still reads has bounds of its own
             await send(message)
 
         try:
-            async with bound:
-                await self._app(scope, receive, begin)
-        except TimeoutError:
-            if not bound.expired():
-                raise  # the handler's own
+            await self._app(scope, receive, begin)
+        except asyncio.CancelledError:
+            if not watch.has_expired or not watch.take_back():
+                raise
             if context.status == 0:  # else it answered while it was being ended
                 await send_problem(send, DeadlineExceeded(f"no answer within {limit_s:g} s"), scope)
+        except BaseException:
+            if watch.has_expired:
+                watch.take_back()
+            raise
+        else:
+            if watch.has_expired:
+                watch.take_back()
         finally:
+            self._deadlines.end(watch)
             DEADLINE.reset(token)
