@@ -52,7 +52,8 @@ class Limits:
 
     async def charge(self, context: RequestContext, policies: Sequence[str]) -> LimitExceeded | None:
         """Spend for the request; adds the headers to the answer, or returns the refusal."""
-        decision = await self._limiter.check(policies, _caller(context))
+        caller = _caller(context)
+        decision = self._limiter.check_now(policies, caller) or await self._limiter.check(policies, caller)
         if decision.allowed:
             context.response_headers += decision_headers(decision)
             return None

@@ -58,6 +58,7 @@ class Limiter:
         self.table = table
         self._store = store
         self._enabled = enabled
+        self._spend_now = store.spend_now if isinstance(store, MemoryStore) else None
         self._local = local or MemoryStore(_LOCAL_BYTES, SystemClock())
         self._bills: dict[tuple[tuple[str, ...], Caller, int], _Bill] = {}
         self._checks = self._refusals = self._shadow_refusals = 0
@@ -78,6 +79,21 @@ class Limiter:
             return _passed(caller, self._store.mode)
         spent = await self._store.spend(bill.charges, commit=commit)
         return self._decide(bill, spent, caller, self._store.mode)
+
+    def check_now(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision | None:
+        """Do what `check` does where the store answers without an await (memory); None where it cannot.
+
+        The request path asks this first: on one worker without Redis the decision costs no coroutine.
+
+        Raises:
+            ConfigurationError, ValueError: as `check`.
+        """
+        if self._spend_now is None:
+            return None
+        bill = self._bill(names, caller, cost)
+        if not bill.charges:
+            return _passed(caller, "memory")
+        return self._decide(bill, self._spend_now(bill.charges), caller, "memory")
 
     def check_local(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision:
         """Do what `check` does, in this process alone and without an await: for probes, which never wait."""
