@@ -9,6 +9,7 @@ A fresh runtime is built for every lifespan, so that an application can be start
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -262,8 +263,15 @@ class _Installed:
         self._routed = routed
         self._inner = inner
         self._app: ASGIApp | None = None
+        self._is_starlette = hasattr(routed, "build_middleware_stack")
+        self._root_path: str = getattr(routed, "root_path", "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_starlette:
+            # What the application's own __call__ does before this stack, for the server that calls the stack directly.
+            scope["app"] = self._routed
+            if self._root_path:
+                scope["root_path"] = self._root_path
         if self._app is None or scope["type"] == "lifespan":
             runtime = self._profile._new_runtime()
             self._app = build_stack(runtime, self._routed, self._inner)
@@ -274,15 +282,24 @@ class _Installed:
 
 
 def ensure_wrapped(app: Any) -> ASGIApp:
-    """Return `app` with a profile around it: its own if it has one, else a default one."""
-    if getattr(app, "__b1__", None) is not None or isinstance(app, _Installed):
-        wrapped: ASGIApp = app
-        return wrapped
-    if hasattr(app, "build_middleware_stack"):
+    """Return what our server calls: `app` with its own profile, or with a default one when it has none.
+
+    For FastAPI that is the stack and not the application: FastAPI's `__call__` asks OpenTelemetry for its providers at
+    every request (5 us, also when nothing is configured). With the SDK loaded the application is called as it is.
+    """
+    if isinstance(app, _Installed):
+        return app
+    if not hasattr(app, "build_middleware_stack"):
+        return B1().wrap(app)
+    if getattr(app, "__b1__", None) is None:
         B1(app)
-        installed: ASGIApp = app
-        return installed
-    return B1().wrap(app)
+    if "opentelemetry.sdk" in sys.modules:
+        application: ASGIApp = app
+        return application
+    if app.middleware_stack is None:
+        app.middleware_stack = app.build_middleware_stack()
+    built: ASGIApp = app.middleware_stack
+    return built
 
 
 def _declare(endpoint: EndpointFunction, **changes: Any) -> EndpointFunction:

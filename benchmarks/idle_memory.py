@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import signal
 import subprocess
 import sys
@@ -88,7 +89,9 @@ def measure(app: str, more: dict[str, str], rest_s: float) -> list[Held]:
             if not is_up or child.poll() is not None:
                 raise RuntimeError(f"b1 run did not get ready:\n{(Path(folder) / 'log').read_text()}")
             for _ in range(ASKED):
-                _get(port, "/health/detailed")
+                status, body = _get(port, "/health/detailed")
+            if "DATABASE_URL" in more:
+                _check_connected(status, body)
             time.sleep(rest_s)
             tree = [child.pid, *(one.pid for one in psutil.Process(child.pid).children(recursive=True))]
             return [Held.of(pid) for pid in tree]
@@ -96,18 +99,27 @@ def measure(app: str, more: dict[str, str], rest_s: float) -> list[Held]:
             process.stop(child, signal.SIGTERM, patience_s=15.0)
 
 
-def _get(port: int, path: str) -> int:
+def _get(port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        return answer.status, answer.read()
     finally:
         connection.close()
 
 
+def _check_connected(status: int, body: bytes) -> None:
+    """Make sure that what is measured has its connections open."""
+    components = json.loads(body)["components"]
+    found = {name: components[name]["status"] for name in ("postgres", "redis")}
+    if status != 200 or set(found.values()) != {"healthy"}:
+        raise RuntimeError(f"expected both healthy, got {found}")
+
+
 def _is_ready(port: int) -> bool:
     try:
-        return _get(port, "/ready") == 200
+        return _get(port, "/ready")[0] == 200
     except OSError:
         return False
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from b1 import B1
+from b1.profile import ensure_wrapped
 from contenders.document import CACHED_PATH, PATH, Balance, read_balance
 
-app = FastAPI()
-b1 = B1(app)
-app.get(PATH)(read_balance)
+application = FastAPI()
+b1 = B1(application)
+application.get(PATH)(read_balance)
 
 
-@app.get(CACHED_PATH)
+@application.get(CACHED_PATH)
 @b1.cached(ttl_s=300, vary="organization")
 async def read_balance_cached() -> Balance:
     return await read_balance()
+
+
+app = ensure_wrapped(application)  # what the worker of `b1 run` serves
