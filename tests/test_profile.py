@@ -16,8 +16,9 @@ from b1.types import ASGIApp, Message, Receive, Scope, Send
 SETTINGS = Settings()
 
 
-def small(**options: Any) -> FastAPI:
-    app = FastAPI(**options)
+def small(root_path: str = "") -> FastAPI:
+    app = FastAPI()
+    app.root_path = root_path  # as a parameter it is deprecated, and applications in the field still have it
 
     @app.get("/where")
     async def where(request: Request) -> dict[str, Any]:
