@@ -50,7 +50,7 @@ async def test_the_server_calls_the_stack_and_the_application_is_found_in_it() -
     served = ensure_wrapped(app)
     assert served is not app
     answer = await got(served, "/where")
-    assert {"root": "/api", "is_app": True, "url": "http://t/api/where"} == answer.json()
+    assert {"root": "/api", "is_app": True, "url": "http://t/where"} == answer.json()
     assert "x-ratelimit-limit" in answer.headers
 
 
