@@ -6,8 +6,8 @@ role of the tests is an ordinary one: a superuser slips past connection limits a
 
 from __future__ import annotations
 
-import contextlib
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil

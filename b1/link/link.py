@@ -1,37 +1,34 @@
-"""The link to Redis: one work connection, opened and kept by one task of its own, and a breaker in front of it.
+"""The link to Redis as the rest of b1 sees it: calls, scripts, the reserve, a snapshot.
 
-While Redis is known to be away a call fails within microseconds; callers then use local state. A server that is silent
-but not gone keeps its connection (up to `stall_limit_s`): a second one beside it would be one client too many, and the
-replies that are still owed announce its return.
+While Redis is known to be away a call fails within microseconds; callers then use local state. A call costs a few
+microseconds otherwise, and none of redis-py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import random
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from b1.clock import Clock, SystemClock, remaining
+from b1.clock import Clock, SystemClock
 from b1.errors import StoreUnavailable
-from b1.link.opening import Opener, socket_fd
+from b1.link.credentials import Remembered
+from b1.link.dialling import Dialler
+from b1.link.keeper import Keeper
+from b1.link.opening import Opener
 from b1.link.options import LinkOptions, LinkSnapshot, slots_directory
-from b1.link.overdue import Overdue
-from b1.link.wire import Argument, ReplyError, Wire
-from b1.slots import Slot, Slots
-
-_log = logging.getLogger("b1.link")
-_SLOT_RETRY_S = 1.0
-_PENDING_LIMIT_BYTES = 8 * 1024 * 1024
-_GOODBYE_LIMIT_S = 0.25
+from b1.link.replies import Argument, ReplyError
+from b1.link.reserve import Reason
+from b1.link.wire import Wire
+from b1.slots import Slots
 
 
 class Link:
-    """One connection that carries everything.
+    """One connection that carries everything, and a second one for emergencies.
 
     `start` and `aclose` belong to the event loop that makes the calls. Between two awaits all state is consistent.
 
@@ -52,37 +49,47 @@ class Link:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._options = options
-        self._clock = clock or SystemClock()
-        self._jitter = jitter
-        self._opener = Opener(
+        credentials = Remembered(options.credentials) if options.credentials is not None else None
+        clock = clock or SystemClock()
+        opener = Opener(
             options.url,
             client_name=f"b1:{options.role}:{os.getpid()}",
             connect_timeout_s=options.connect_timeout_s,
+            credentials=credentials,
         )
-        folder = options.slots_dir or slots_directory(self._opener.address)
+        self._dialler = Dialler(options, opener, clock)
+        folder = options.slots_dir or slots_directory(opener.address)
         self._slots = Slots(folder, "redis", options.connections)
-        self._scripts: dict[str, tuple[str, str]] = {}
-        self._wire: Wire | None = None
-        self._slot: Slot | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first_attempt = asyncio.Event()
-        self._state = "new"
-        self._since_s = self._clock.monotonic()
-        self._last_error: str | None = None
-        self._calls = self._failures = self._timeouts = self._connects = self._healed = 0
+        self._keeper = Keeper(options, self._dialler, self._slots, clock, jitter, credentials)
+        self._calls = self._failures = self._healed = 0
 
     def __repr__(self) -> str:
-        return f"Link({self._opener.address}, {self._current_state()}, pending={self._pending()})"
+        return f"Link({self._dialler.address}, {self._keeper.state}, pending={self._pending()[0]})"
 
     @property
     def is_up(self) -> bool:
         """True while a call would be sent."""
-        wire = self._wire
-        return wire is not None and not wire.is_stalled
+        wire = self._keeper.wire
+        return wire is not None and wire.is_usable
 
     def register(self, name: str, source: str) -> None:
         """Make a Lua script known; it is loaded with each new connection."""
-        self._scripts[name] = (hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), source)
+        digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._dialler.scripts[name] = (digest, source)
+
+    def subscribe(self, channels: Sequence[str], handler: Callable[[list[Any]], None]) -> None:
+        """Have `handler` called with each push, such as ``[b"message", channel, data]``; before `start`.
+
+        What is published before a reply on this connection was made arrives before that reply. After a reconnect
+        messages may be missing: compare `LinkSnapshot.connects`. The handler must not wait and must not fail.
+
+        Raises:
+            RuntimeError: the link is running: a subscription that is refused would put replies out of step.
+        """
+        if self._keeper.is_running:
+            raise RuntimeError("subscribe before the link is started")
+        self._dialler.channels += channels
+        self._keeper.on_push = handler
 
     async def start(self) -> None:
         """Take a slot, if there is one, and start connecting; return after the first attempt, whatever it gave.
@@ -90,71 +97,49 @@ class Link:
         Raises:
             ConfigurationError: the slot folder cannot be used.
         """
-        if self._task is not None:
+        if self._keeper.is_running:
             return
-        self._slots.open()
-        self._task = asyncio.create_task(self._keep(), name="b1-link")
+        self._keeper.start()
         try:
             async with asyncio.timeout(self._options.connect_timeout_s + self._options.deadline_s):
-                await self._first_attempt.wait()
+                await self._keeper.first_attempt.wait()
         except TimeoutError:
             pass  # a server that accepts and does not answer; calls fail until it does
 
     async def aclose(self) -> None:
-        """Say goodbye, close, and give the slot back."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        ended = False
-        if self.is_up and self._wire is not None:
-            self._wire.submit(("QUIT",)).add_done_callback(_retrieve)
-            self._enter("closing")
-            # The connection's end ends the wire, and the task with it: then the server is known to have closed.
-            ended = bool((await asyncio.wait([task], timeout=_GOODBYE_LIMIT_S))[0])
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        self._enter("closed")
-        if self._slot is not None:
-            if ended:
-                self._slot.note_clean()
-            self._slot.free()
-            self._slot = None
-        self._slots.close()
+        """Say goodbye, close, and give the slots back."""
+        await self._keeper.aclose()
 
     async def call(self, *command: Argument) -> Any:
         """Send one command and return its reply: bytes, integers, lists, None.
 
+        A call whose request has run out of time is sent all the same, so that a claim can be released, and is not
+        waited for.
+
         Raises:
             ReplyError: the server answered with an error.
+            Oversized: the command is larger than `command_limit_bytes`; nothing was sent.
             StoreUnavailable: Redis is away or silent, too many calls are waiting, or the deadline passed. Whether
                 the command was carried out is unknown when it had been sent.
+            ValueError: the command cannot share a connection (it blocks, subscribes, or changes the connection).
         """
-        wire = self._wire
-        if wire is None or wire.is_stalled or self._state == "closing":
-            self._failures += 1
-            raise StoreUnavailable(f"Redis at {self._opener.address} is {self._current_state()}")
-        if wire.pending >= self._options.pending_limit or wire.pending_bytes > _PENDING_LIMIT_BYTES:
-            self._failures += 1
-            raise StoreUnavailable(f"{wire.pending} calls to Redis are waiting for an answer")
-        limit_s = remaining(self._clock, self._options.deadline_s)
+        wire = self._keeper.wire
         self._calls += 1
-        future = wire.submit(command)
-        overdue = Overdue(future, limit_s, partial(self._missed, wire, self._clock.monotonic(), limit_s))
         try:
-            return await future
+            if wire is None:
+                raise StoreUnavailable(f"Redis at {self._dialler.address} is {self._keeper.state}")
+            return await wire.submit(command)
         except StoreUnavailable:
             self._failures += 1
             raise
-        finally:
-            overdue.cancel()
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a registered script and return its reply; a server that lost it gets it again.
 
         Raises:
-            ReplyError, StoreUnavailable: as `call`.
+            ReplyError, Oversized, StoreUnavailable: as `call`.
         """
-        digest, source = self._scripts[name]
+        digest, source = self._dialler.scripts[name]
         try:
             return await self.call("EVALSHA", digest, len(keys), *keys, *arguments)
         except ReplyError as error:
@@ -163,124 +148,76 @@ class Link:
         self._healed += 1
         return await self.call("EVAL", source, len(keys), *keys, *arguments)
 
+    @asynccontextmanager
+    async def reserve(self, reason: Reason) -> AsyncIterator[Line]:
+        """Have a line that others' calls do not stand in the way of: the second connection, opened for this.
+
+        Where there is none (another process holds the host's second slot) the main connection serves, if it is up.
+
+        Args:
+            reason: under which the use is counted.
+
+        Raises:
+            StoreUnavailable: neither can be had.
+        """
+        async with self._keeper.reserve.use(reason, instead=self._main_if_up) as wire:
+            yield Line(wire, self._dialler.scripts)
+
     def snapshot(self) -> LinkSnapshot:
         """Return numbers for health, metrics and tests; no I/O."""
-        latency_s = self._wire.latency_s if self._wire is not None else None
+        keeper, wire = self._keeper, self._keeper.wire
+        pending, pending_bytes = self._pending()
+        latency_s = wire.latency_s if wire is not None else None
         return LinkSnapshot(
-            state=self._current_state(),
+            state=keeper.state,
             is_up=self.is_up,
-            address=self._opener.address,
-            slot=None if self._slot is None else self._slot.index,
+            address=self._dialler.address,
+            slot=None if keeper.slot is None else keeper.slot.index,
             slots=self._slots.count,
-            pending=self._pending(),
+            connections=keeper.connections,
+            pending=pending,
             pending_limit=self._options.pending_limit,
+            pending_bytes=pending_bytes,
             calls=self._calls,
             failures=self._failures,
-            timeouts=self._timeouts,
-            connects=self._connects,
+            timeouts=keeper.timeouts + (wire.timeouts if wire is not None else 0),
+            writes=keeper.writes + (wire.writes if wire is not None else 0),
+            connects=keeper.connects,
             healed_scripts=self._healed,
+            pushes=keeper.pushes,
+            credentials_sent=keeper.credentials_sent,
             latency_ms=None if latency_s is None else latency_s * 1000,
-            last_error=self._last_error,
-            since_s=self._clock.monotonic() - self._since_s,
+            last_error=keeper.last_error,
+            since_s=keeper.in_state_s,
+            server=self._dialler.server,
+            reserve=keeper.reserve.snapshot(),
         )
 
-    def _missed(self, wire: Wire, sent_s: float, limit_s: float) -> None:
-        self._timeouts += 1
-        # A request's own, nearer deadline says nothing about Redis.
-        if limit_s >= self._options.deadline_s:
-            wire.note_silence(sent_s)
-            if wire.is_stalled:
-                self._last_error = f"no answer within {limit_s * 1000:.0f} ms"
+    def _main_if_up(self) -> Wire | None:
+        return self._keeper.wire if self.is_up else None
 
-    def _pending(self) -> int:
-        return 0 if self._wire is None else self._wire.pending
-
-    def _current_state(self) -> str:
-        return "stalled" if self._wire is not None and self._wire.is_stalled else self._state
-
-    def _enter(self, state: str) -> None:
-        if state != self._state:
-            self._state = state
-            self._since_s = self._clock.monotonic()
-
-    async def _keep(self) -> None:
-        """Own the connection for as long as the link lives."""
-        short_lives = 0
-        await self._take_slot()
-        while self._state != "closing":
-            opened_s = self._clock.monotonic()
-            try:
-                is_over = await self._live()
-            except Exception as error:  # noqa: BLE001  # whatever a strange server makes redis-py raise, the link lives on
-                _log.exception("redis connection failed in an unknown way")
-                is_over = self._lost(error)
-            if is_over:
-                break
-            lived_long = self._clock.monotonic() - opened_s > self._options.backoff_most_s * 2
-            short_lives = 0 if lived_long else min(short_lives + 1, 16)
-            # Never at once: the server has to notice the end of the last connection before it sees another one.
-            most_s = min(self._options.backoff_most_s, self._options.backoff_first_s * 2**short_lives)
-            await asyncio.sleep(0.02 + most_s * self._jitter())
-
-    async def _take_slot(self) -> None:
-        while (slot := self._free_slot()) is None:
-            self._enter("no_slot")
-            self._first_attempt.set()
-            await asyncio.sleep(_SLOT_RETRY_S)
-        self._slot = slot
-        if not slot.record.is_clean:
-            await asyncio.sleep(0.05)  # its last holder was killed; the server sees that within a turn of its loop
-
-    def _free_slot(self) -> Slot | None:
-        self._last_error = f"all {self._slots.count} Redis connections of this host are in use"
-        try:
-            return self._slots.take()
-        except OSError as error:
-            self._last_error = f"the slot folder cannot be used: {error}"
-            return None
-
-    async def _live(self) -> bool:
-        """Open one connection and use it to its end; True when the link is closing."""
-        from redis.exceptions import RedisError
-
-        if self._state != "away":  # one outage is one state and one line in the log, whatever the number of attempts
-            self._enter("connecting")
-        if self._slot is not None:
-            self._slot.note_open()
-        try:
-            connection, client_id = await self._opener.open(
-                handshake_limit_s=self._options.connect_timeout_s + self._options.stall_limit_s,
-                scripts=[source for _, source in self._scripts.values()],
-            )
-        except (RedisError, OSError) as error:
-            return self._lost(error)
-        finally:
-            self._first_attempt.set()
-        if self._slot is not None:
-            self._slot.note_open(client_id, socket_fd=socket_fd(connection))
-        wire = self._wire = Wire(connection, self._clock, stall_limit_s=self._options.stall_limit_s)
-        self._connects += 1
-        self._last_error = None
-        self._enter("up")
-        _log.info("redis connected", extra={"address": self._opener.address, "client_id": client_id})
-        try:
-            reason = await wire.run()
-        finally:
-            self._wire = None
-            await wire.close()
-        return self._lost(reason)
-
-    def _lost(self, error: Exception) -> bool:
-        """Note why there is no connection; return whether that is the end, which it is when closing."""
-        if self._state == "closing":
-            return True
-        self._last_error = str(error) or type(error).__name__
-        if self._state != "away":
-            _log.warning("redis away", extra={"address": self._opener.address, "reason": self._last_error})
-        self._enter("away")
-        return False
+    def _pending(self) -> tuple[int, int]:
+        wire = self._keeper.wire
+        return (0, 0) if wire is None else (wire.pending, wire.pending_bytes)
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
+class Line:
+    """One connection, for the length of a `Link.reserve` block."""
+
+    def __init__(self, wire: Wire, scripts: dict[str, tuple[str, str]]) -> None:
+        self._wire = wire
+        self._scripts = scripts
+
+    def __repr__(self) -> str:
+        return f"Line({self._wire!r})"
+
+    async def call(self, *command: Argument) -> Any:
+        """As `Link.call`."""
+        return await self._wire.submit(command)
+
+    async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a registered script, as `Link.script`; it was loaded with the connection.
+
+        A reserve is new, so a script that is missing was flushed a moment ago: that is the caller's `ReplyError`.
+        """
+        return await self._wire.submit(("EVALSHA", self._scripts[name][0], len(keys), *keys, *arguments))

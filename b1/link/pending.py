@@ -52,7 +52,7 @@ class Pending:
     def __init__(self) -> None:
         self.replies: deque[Reply] = deque()
         self.turns: deque[Turn] = deque()
-        self.held_bytes = 0  # of whole turns: a turn's bytes count until its last reply came
+        self.held_bytes = 0  # a turn's bytes count until its last reply came
         self._hurried: list[tuple[float, int, Reply]] = []
         self._numbers = count()
 
@@ -60,7 +60,7 @@ class Pending:
         return f"Pending(calls={len(self.replies)}, turns={len(self.turns)}, held_bytes={self.held_bytes})"
 
     def begin(self, since_s: float, due_s: float) -> Turn:
-        """Open a turn; the caller adds its commands to `chunks` and its futures to `replies`."""
+        """Open a turn; the caller adds commands to its `chunks`, bytes to its `size` and to ours, futures to `replies`."""
         turn = Turn(since_s, due_s)
         self.turns.append(turn)
         return turn
@@ -69,8 +69,6 @@ class Pending:
         """The turn is over; what it holds is final."""
         turn.is_open = False
         turn.count = len(turn.chunks)
-        turn.size = sum(map(len, turn.chunks))
-        self.held_bytes += turn.size
 
     def hurry(self, due_s: float, reply: Reply) -> None:
         """This call must be answered before its turn is due."""

@@ -39,9 +39,7 @@ def new_reader() -> hiredis.Reader:
     """Return a parser that leaves bytes as they are."""
     import hiredis
 
-    return hiredis.Reader(
-        protocolError=hiredis.ProtocolError, replyError=_reply_error, notEnoughData=NOTHING_YET
-    )
+    return hiredis.Reader(protocolError=hiredis.ProtocolError, replyError=_reply_error, notEnoughData=NOTHING_YET)
 
 
 def _reply_error(text: str) -> Exception:

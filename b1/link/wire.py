@@ -8,59 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 from hiredis import PushNotification, pack_command
 
 from b1.clock import DEADLINE, Clock
 from b1.errors import StoreUnavailable
+from b1.link.owner import WireEvents, WireLimits
 from b1.link.pending import Pending, Reply, Turn
 from b1.link.replies import FAREWELLS, NOTHING_YET, REFUSED, Argument, Oversized, ReplyError, new_reader
+from b1.link.watch import Watch
 
 _log = logging.getLogger("b1.link")
-# Deadlines are looked at no finer than this: one timer for all calls, and few firings of it.
-RESOLUTION_S = 0.01
-_STEP_S = 0.005
-_GRACE_S = 0.002
 _WRITE_BUFFER_BYTES = 256 * 1024
-
-Push = Callable[[list[Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class WireLimits:
-    """The bounds of one connection.
-
-    Attributes:
-        deadline_s: for each call.
-        calls, held_bytes: in flight; more fail at once.
-        command_bytes: of one command.
-        stall_s: without an answer to an overdue call, until `WireEvents.stall_lasts`.
-    """
-
-    deadline_s: float
-    calls: int
-    held_bytes: int
-    command_bytes: int
-    stall_s: float
-
-
-class WireEvents:
-    """What a wire tells its owner; the defaults do nothing."""
-
-    def pushed(self, message: list[Any]) -> None:
-        """A push came."""
-
-    def missed(self, limit_s: float) -> None:
-        """A call was not answered in time."""
-
-    def stall_lasts(self) -> None:
-        """A stalled wire has stayed so for `stall_s`."""
-
-    def stall_over(self) -> None:
-        """A stalled wire has answered."""
 
 
 class Wire(asyncio.Protocol):
@@ -76,7 +36,7 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(self, limits: WireLimits, clock: Clock, events: WireEvents) -> None:
-        self.limits = limits
+        self.limits = limits  # read only; `set_limits` changes them
         self.is_stalled = False
         self.client_id = 0
         self.latency_s: float | None = None
@@ -92,8 +52,7 @@ class Wire(asyncio.Protocol):
         self._owed = 0
         self._heard_s = clock.monotonic()
         self._stalled_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = 0.0
+        self._watch = Watch(clock, self._next_due_s, self._expire)
         self._is_paused = False
         self._leaving: ReplyError | None = None
         self._transport: asyncio.Transport | None = None
@@ -129,6 +88,11 @@ class Wire(asyncio.Protocol):
         transport.set_protocol(self)
         self.connection_made(transport)
 
+    def set_limits(self, limits: WireLimits) -> None:
+        """Change the bounds, for the calls to come."""
+        self.limits = limits
+        self._watch.restart()
+
     # What callers use
 
     def submit(self, command: tuple[Argument, ...]) -> Reply:
@@ -138,34 +102,50 @@ class Wire(asyncio.Protocol):
             StoreUnavailable: the connection is over, silent or full; nothing was sent.
             ValueError: the command cannot share a connection.
         """
-        limits = self.limits
-        replies = self._replies
-        if len(replies) >= limits.calls or self.is_stalled or self._pending.held_bytes >= limits.held_bytes:
+        limits, pending, replies = self.limits, self._pending, self._replies
+        if len(replies) >= limits.calls or self.is_stalled or pending.held_bytes >= limits.held_bytes:
             raise self._refusal()
         if self._transport is None or self._leaving is not None:
             raise self._refusal()
         if command[0] in REFUSED:
             raise ValueError(f"{command[0]!r} cannot share a connection with other callers")
-        packed = pack_command(command)  # type: ignore[arg-type]  # declared for tuples of one; it packs any
-        if len(packed) > limits.command_bytes:
-            raise Oversized(f"the command has {len(packed)} bytes, more than {limits.command_bytes}")
+        packed = _pack(command)
+        size = len(packed)
+        if size > limits.command_bytes:
+            raise Oversized(f"the command has {size} bytes, more than {limits.command_bytes}")
         turn = self._turn
         if turn is None:
             turn = self._begin_turn()
         turn.chunks.append(packed)
+        turn.size += size
+        pending.held_bytes += size
         reply = self._loop.create_future()
         replies.append(reply)
         deadline_s = DEADLINE.get()
         if deadline_s is not None and deadline_s < turn.due_s:
-            self._hurry(deadline_s, reply)
+            pending.hurry(deadline_s, reply)
+            self._watch.mind(deadline_s, turn.since_s)
         return reply
+
+    # What the link itself uses
+
+    def ask(self, *command: Argument) -> Reply:
+        """As `submit`, for commands that are the link's own business."""
+        if not self.is_usable:
+            raise self._refusal()
+        return self._queue(_pack(command))
+
+    def subscribe(self, channel: str) -> Reply:
+        """Subscribe, while nobody else uses the wire; the reply is `PONG`, or the server's refusal.
+
+        A refusal ends the wire: nothing else tells a subscription's error reply from the next command's.
+        """
+        return self._queue(_pack(("SUBSCRIBE", channel)) + _pack(("PING",)))
 
     def goodbye(self) -> None:
         """Ask the server to end the connection after what is pending; `ended` tells when it did."""
-        if self._transport is not None and not self.is_stalled:
-            turn = self._turn or self._begin_turn()
-            turn.chunks.append(b"*1\r\n$4\r\nQUIT\r\n")
-            self._replies.append(self._loop.create_future())
+        if self.is_usable:
+            self._queue(_pack(("QUIT",)))
             self._leaving = ReplyError("CLOSING", "the connection is being closed")
 
     def end(self, reason: Exception) -> None:
@@ -173,9 +153,7 @@ class Wire(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._watch.stop()
         if not self.ended.done():
             self.ended.set_result(reason)
         self._turn = None
@@ -236,6 +214,16 @@ class Wire(asyncio.Protocol):
 
     # The rest is bookkeeping
 
+    def _queue(self, packed: bytes) -> Reply:
+        turn = self._turn or self._begin_turn()
+        turn.chunks.append(packed)
+        turn.size += len(packed)
+        self._pending.held_bytes += len(packed)
+        reply = self._loop.create_future()
+        reply.add_done_callback(_retrieve)
+        self._replies.append(reply)
+        return reply
+
     def _heard(self, owed: int) -> None:
         self._heard_s = now_s = self._clock.monotonic()
         settled, self._owed = self._owed - owed, owed
@@ -245,7 +233,7 @@ class Wire(asyncio.Protocol):
             self.latency_s = took_s if self.latency_s is None else self.latency_s + (took_s - self.latency_s) / 16
         if self.is_stalled:
             self.is_stalled = False
-            self._events.stall_over()
+            self._events.stall_over(self)
         if self._leaving is not None and not owed and self._leaving.word in FAREWELLS:
             self.end(self._leaving)
 
@@ -268,8 +256,7 @@ class Wire(asyncio.Protocol):
         now_s = self._clock.monotonic()
         turn = self._turn = self._pending.begin(now_s, now_s + self.limits.deadline_s)
         self._loop.call_soon(self._end_turn)
-        if self._timer is None:
-            self._look_again_at(turn.due_s, now_s)
+        self._watch.mind(turn.due_s, now_s)
         return turn
 
     def _end_turn(self) -> None:
@@ -291,31 +278,6 @@ class Wire(asyncio.Protocol):
         chunks, turn.chunks = turn.chunks, []
         self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
-    def _hurry(self, due_s: float, reply: Reply) -> None:
-        self._pending.hurry(due_s, reply)
-        if due_s < self._timer_due_s:
-            self._look_again_at(due_s, self._clock.monotonic())
-
-    # The one timer
-
-    def _look_again_at(self, due_s: float, now_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = self._loop.call_later(max(due_s - now_s, _STEP_S), self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        now_s = self._clock.monotonic()
-        due_s = self._next_due_s()
-        if due_s is None:
-            return
-        if due_s > now_s:
-            self._look_again_at(due_s, now_s)
-            return
-        # libuv runs timers before it reads sockets: after the loop was blocked the reply may have long arrived.
-        self._timer = self._loop.call_later(_GRACE_S, self._expire)
-
     def _next_due_s(self) -> float | None:
         due_s = self._pending.next_due_s()
         if not self.is_stalled:
@@ -323,9 +285,7 @@ class Wire(asyncio.Protocol):
         told_s = self._stalled_s + self.limits.stall_s
         return told_s if due_s is None else min(due_s, told_s)
 
-    def _expire(self) -> None:
-        self._timer = None
-        now_s = self._clock.monotonic()
+    def _expire(self, now_s: float) -> None:
         late, since_s = self._pending.take_overdue(now_s)
         for reply in late:
             reply.set_exception(StoreUnavailable("Redis did not answer within the time of the call"))
@@ -333,11 +293,8 @@ class Wire(asyncio.Protocol):
         if since_s is not None:
             self._note_silence(since_s, now_s)
         if self.is_stalled and now_s >= self._stalled_s + self.limits.stall_s:
-            self._stalled_s = now_s  # and again after as long
-            self._events.stall_lasts()
-        due_s = self._next_due_s()
-        if due_s is not None and self._transport is not None:
-            self._look_again_at(due_s, now_s)
+            self._stalled_s = now_s
+            self._events.stall_lasts(self)
 
     def _note_silence(self, since_s: float, now_s: float) -> None:
         if self._leaving is not None:
@@ -345,7 +302,16 @@ class Wire(asyncio.Protocol):
         elif not self.is_stalled and self._heard_s < since_s:
             self.is_stalled = True
             self._stalled_s = now_s
-            self._events.missed(self.limits.deadline_s)
+            self._events.stall_begins(self)
+
+
+def _pack(command: tuple[Argument, ...]) -> bytes:
+    return pack_command(command)  # type: ignore[arg-type, no-any-return]  # declared for tuples of one; it packs any
+
+
+def _retrieve(reply: Reply) -> None:
+    if not reply.cancelled():
+        reply.exception()
 
 
 class _OutOfStep(Exception):

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 MAX_UNITS = 2**31 - 1
 # 60 of these make a counter's index; together with milliseconds since 1970 they stay exact in Lua's doubles.
 MAX_WINDOW_MS = 2**31 - 1
+# Tags of one cache read; each costs the server about half a microsecond.
+MAX_TAGS = 64
 # How long a claim whose lease ran out stays fenced, so that its owner may still finish if nobody took it over.
 GRACE_MS = 60_000
 
@@ -110,10 +112,128 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRead:
+    """What `Store.enter` should read from the shared cache.
+
+    Attributes:
+        key: of the entry; None: nothing is read, only the versions of the tags are wanted.
+        tags: what the entry depends on, in an order that stays the same.
+        lease_ms: above 0 a miss makes the caller the loader for so long, unless somebody else loads already.
+        held: the vector of a copy that the caller has; while it is current, nothing is sent.
+
+    Raises:
+        ValueError: more tags than `MAX_TAGS`, or a lease without a key.
+    """
+
+    key: str | None
+    tags: tuple[str, ...] = ()
+    lease_ms: int = 0
+    held: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.tags) > MAX_TAGS:
+            raise ValueError(f"a cache read has {len(self.tags)} tags, expected {MAX_TAGS} at most")
+        if self.lease_ms < 0 or (self.lease_ms and self.key is None):
+            raise ValueError(f"lease_ms is {self.lease_ms}, expected 0 or more, and 0 where no entry is read")
+
+
+class CacheState(enum.Enum):
+    """What a cache read found."""
+
+    HIT = "hit"  # the value is current and in the answer
+    CURRENT = "current"  # the copy that the caller holds is still good
+    LEASED = "leased"  # nothing current is there and the caller should load it
+    LOADING = "loading"  # nothing current is there and somebody loads it
+    MISS = "miss"  # nothing current is there and no lease was asked for
+
+
+class CacheAnswer(NamedTuple):
+    """The cache part of `Store.enter`.
+
+    Attributes:
+        value: only with HIT.
+        left_ms: with HIT how long the entry still lives, with LOADING how long the other's lease does, else 0.
+        vector: the versions of the tags now. Opaque; two are equal while nothing was invalidated in between, in the
+            same store. Take it before a load and give it to `Store.store_if_unchanged` after.
+    """
+
+    state: CacheState
+    value: bytes | None
+    left_ms: int
+    vector: bytes
+
+
+class Entered(NamedTuple):
+    """The answer of `Store.enter`; `cache` is None when nothing was asked for or a policy refused."""
+
+    spent: Spent
+    cache: CacheAnswer | None
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyRule:
+    """How offences add up to a block, and how both are forgotten.
+
+    Attributes:
+        threshold: strikes at which the block begins.
+        decay_ms: one strike is forgotten each time this passes.
+        blocks_ms: length of the first, second, ... block; the last one repeats.
+        forget_ms: after so long without a block the next one is a step shorter.
+
+    Raises:
+        ValueError: a number is below 1, or there is no block.
+    """
+
+    threshold: int = 10
+    decay_ms: int = 60_000
+    blocks_ms: tuple[int, ...] = (60_000, 300_000, 3_600_000)
+    forget_ms: int = 3_600_000
+
+    def __post_init__(self) -> None:
+        if not self.blocks_ms or min(self.threshold, self.decay_ms, self.forget_ms, *self.blocks_ms) < 1:
+            raise ValueError(f"{self!r} has a number below 1 or no block")
+
+
+class Penalty(NamedTuple):
+    """The answer of `Store.penalise`.
+
+    Attributes:
+        blocked_ms: how long the caller is still shut out; 0 when it is not.
+        strikes: that count now, towards the next block.
+        level: blocks so far that are not forgotten.
+    """
+
+    blocked_ms: int
+    strikes: int
+    level: int
+
+
+class StreamEntry(NamedTuple):
+    """One entry of a replay ring; ids only grow, also across a loss of the store's data."""
+
+    id: int
+    data: bytes
+
+
+class Replay(NamedTuple):
+    """The answer of `Store.read_since`.
+
+    Attributes:
+        entries: oldest first, at most as many as were asked for.
+        is_complete: nothing between the id that was given and the first entry has been dropped. False also when the
+            ring is gone, since nobody knows what it held.
+    """
+
+    entries: tuple[StreamEntry, ...]
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StoreSnapshot:
     """What a store says about itself.
 
     `mode`: ``memory`` (no Redis configured), ``redis``, or ``local`` (Redis is configured and away).
+    It says what is true of the store as a whole; a single key that Redis cannot serve does not change it.
     `keys` and `held_bytes` are this process's own; a Redis server's are not ours to count on a request path.
     """
 
@@ -140,6 +260,57 @@ class Store(Protocol):
 
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
         """Take from all charges or from none; with ``commit=False`` only look."""
+        ...
+
+    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+        """Do all that a request without a body needs, in one round trip: spend, then read.
+
+        When a policy refuses, nothing is read. Without charges it is a cache read: the value if it is current, else
+        the lease to load it, or the news that somebody else does.
+        """
+        ...
+
+    async def store_if_unchanged(
+        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+    ) -> bool:
+        """Keep a loaded value unless one of its tags was invalidated since `vector` was taken, and end the lease.
+
+        Args:
+            value: None gives the lease up without a value, so that the next caller may load.
+            tags: those of the read that gave `vector`, in the same order.
+            vector: taken before the load began; one taken after it proves nothing.
+
+        Returns:
+            False when something moved, or when there is no room; nothing is kept then.
+        """
+        ...
+
+    async def invalidate(self, tags: Sequence[str] | None) -> None:
+        """Make stale all that depends on one of the tags, also what is being loaded; None means everything.
+
+        Call it after the change was committed. When it returns, no read through this store gives an older value.
+        """
+        ...
+
+    async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
+        """Count offences, and shut the caller out when there are too many.
+
+        Args:
+            strikes: 0 only looks. Strikes during a block are not counted: it ends when it was said to.
+            pardon: forget all that was counted before.
+        """
+        ...
+
+    async def append(self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int) -> int:
+        """Add to the end of a replay ring and return the new entry's id.
+
+        The oldest entries are dropped while there are more than `keep`, or their data is more than `keep_bytes`
+        (the newest stays); a ring to which nothing is added for `ttl_ms` goes.
+        """
+        ...
+
+    async def read_since(self, stream: str, after: int, *, limit: int) -> Replay:
+        """Return what a ring still holds after the entry `after`; 0 for all of it."""
         ...
 
     async def refund(self, charges: Sequence[Charge]) -> None:

@@ -2,25 +2,42 @@
 
 A claim that was released stays as a free entry until its time in the timetable comes: one filing per entry, and the
 fence of a key keeps growing.
+
+An entry may mirror one in Redis: it decides nothing while Redis answers, may be dropped to make room, and is what a
+duplicate meets when Redis has gone.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from b1.errors import StoreUnavailable
 from b1.store.base import GRACE_MS, Claim, ClaimState
 from b1.store.timetable import FILING_BYTES, Timetable
 
 # The entry with its slots, dictionary entry at its emptiest, string and bytes headers, the numbers.
-ENTRY_BYTES = 384 + FILING_BYTES
+ENTRY_BYTES = 392 + FILING_BYTES
 _TICK_MS = 1000
 _REAP_PER_CLAIM = 4
 _REAP_WHEN_FULL = 64
+_MIRROR_SHARE = 4
+_MIRRORED_RECORD_BYTES = 16 * 1024
+
+
+class Kept(NamedTuple):
+    """A finished claim that Redis has to be told of. `fence` is 0 when it was never claimed there."""
+
+    key: str
+    fingerprint: bytes
+    fence: int
+    record: bytes
+    ttl_ms: int
 
 
 class _Entry:
     """`record` is None while in flight; `until_ms` ends the lease, or the record's life; 0 means free."""
 
-    __slots__ = ("fence", "fingerprint", "forget_ms", "record", "until_ms")
+    __slots__ = ("fence", "fingerprint", "forget_ms", "is_mirror", "record", "until_ms")
 
     def __init__(self) -> None:
         self.fingerprint = b""
@@ -28,6 +45,7 @@ class _Entry:
         self.record: bytes | None = None
         self.until_ms = 0
         self.forget_ms = 0
+        self.is_mirror = False
 
     def size(self, key: str) -> int:
         record = 0 if self.record is None else len(self.record)
@@ -45,6 +63,10 @@ class Claims:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
+        self.owed: dict[str, int] = {}
+        """Finished keys that Redis does not know, and their fence there (0: none)."""
+        self._mirrors: dict[str, None] = {}
+        self._mirror_bytes = 0
         self._entries: dict[str, _Entry] = {}
         self._timetable = Timetable(_TICK_MS)
         self._fence = 0
@@ -56,9 +78,9 @@ class Claims:
         return f"Claims(keys={len(self._entries)}, held={self.held_bytes}/{self.limit_bytes} B)"
 
     def is_live(self, key: str, now_ms: int) -> bool:
-        """Say whether `key` is in flight or finished."""
+        """Say whether `key` is in flight or finished by what was decided here."""
         entry = self._entries.get(key)
-        return entry is not None and entry.until_ms > now_ms
+        return entry is not None and entry.until_ms > now_ms and not entry.is_mirror
 
     def claim(self, key: str, fingerprint: bytes, *, lease_ms: int, now_ms: int, wall_us: int) -> Claim:
         """Become the owner of `key`, or learn who is.
@@ -97,19 +119,63 @@ class Claims:
         entry = self._held(key, fence, now_ms)
         if entry is None:
             return False
+        if entry.is_mirror:
+            self._set_mirror(key, entry, False)
         self._check_room(len(record), now_ms)
         self._store(entry, record, now_ms + ttl_ms)
         return True
 
-    def adopt(self, key: str, fingerprint: bytes, record: bytes, *, ttl_ms: int, now_ms: int) -> None:
-        """Keep a record whose claim was made elsewhere.
+    def mirror(self, key: str, fingerprint: bytes, fence: int, *, lease_ms: int, now_ms: int) -> None:
+        """Follow a claim that this process made in Redis, if there is room."""
+        self.reap(now_ms, _REAP_PER_CLAIM)
+        size = ENTRY_BYTES + len(key) + len(fingerprint)
+        old = self._entries.get(key)
+        if (old is None or old.is_mirror) and not self._make_mirror_room(size):
+            return
+        entry = self._own(key, self._entries.get(key), fingerprint, now_ms, now_ms + lease_ms)
+        entry.fence = fence
+        self._set_mirror(key, entry, True)
+
+    def mirror_finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int, now_ms: int) -> None:
+        """Follow the end of a claim in Redis; a record that is large or finds no room is not followed."""
+        entry = self._held(key, fence, now_ms)
+        if entry is None or not entry.is_mirror:
+            return
+        if len(record) > _MIRRORED_RECORD_BYTES or not self._make_mirror_room(len(record), but=key):
+            self._drop(key)
+            return
+        self._store(entry, record, now_ms + ttl_ms)
+        self._mirror_bytes += len(record)
+
+    def finish_mirror(self, key: str, fence: int, record: bytes, *, ttl_ms: int, now_ms: int) -> bool:
+        """Finish here what was claimed in Redis and cannot be finished there; Redis is owed the record.
 
         Raises:
-            StoreUnavailable: it does not fit.
+            StoreUnavailable: the record does not fit.
         """
-        self._check_room(ENTRY_BYTES + len(key) + len(fingerprint) + len(record), now_ms)
-        entry = self._own(key, self._entries.get(key), fingerprint, now_ms, now_ms + ttl_ms)
-        self._store(entry, record, now_ms + ttl_ms)
+        entry = self._entries.get(key)
+        if entry is None or not entry.is_mirror:
+            return False
+        if not self.finish(key, fence, record, ttl_ms=ttl_ms, now_ms=now_ms):
+            return False
+        self.owed[key] = fence
+        return True
+
+    def kept(self, key: str, now_ms: int) -> Kept | None:
+        """Return a finished claim for Redis; None when its time is over."""
+        entry = self._entries.get(key)
+        if entry is None or entry.record is None or entry.is_mirror or entry.until_ms <= now_ms:
+            return None
+        return Kept(key, entry.fingerprint, self.owed.get(key, 0), entry.record, entry.until_ms - now_ms)
+
+    def handed_over(self, key: str, now_ms: int) -> None:
+        """Redis has the record: what is kept here is its mirror, or nothing."""
+        self.owed.pop(key, None)
+        entry = self._entries.get(key)
+        if entry is None or entry.is_mirror:
+            return
+        self._set_mirror(key, entry, True)
+        self._make_mirror_room(0)
 
     def release(self, key: str, fence: int, *, now_ms: int) -> bool:
         """Give the claim up."""
@@ -125,12 +191,13 @@ class Claims:
             key = self._timetable.take(now_ms)
             if key is None:
                 return
-            entry = self._entries[key]
+            entry = self._entries.get(key)
+            if entry is None:
+                continue  # a mirror that had to make room
             if entry.forget_ms > now_ms:
                 self._timetable.file(key, entry.forget_ms)
             else:
-                self.held_bytes -= entry.size(key)
-                del self._entries[key]
+                self._drop(key)
 
     def _own(self, key: str, entry: _Entry | None, fingerprint: bytes, now_ms: int, until_ms: int) -> _Entry:
         if entry is None:
@@ -138,7 +205,10 @@ class Claims:
             entry = self._entries[key] = _Entry()
             self._timetable.file(key, until_ms + GRACE_MS)
         else:
+            if entry.is_mirror:
+                self._set_mirror(key, entry, False)
             self.held_bytes -= entry.size(key)
+        self.owed.pop(key, None)
         entry.fingerprint = fingerprint
         entry.record = None
         entry.until_ms = until_ms
@@ -157,8 +227,37 @@ class Claims:
         entry.until_ms = entry.forget_ms = until_ms
         self.held_bytes += len(record)
 
+    def _drop(self, key: str) -> None:
+        entry = self._entries[key]
+        if entry.is_mirror:
+            self._set_mirror(key, entry, False)
+        self.owed.pop(key, None)
+        self.held_bytes -= entry.size(key)
+        del self._entries[key]
+
+    def _set_mirror(self, key: str, entry: _Entry, is_mirror: bool) -> None:
+        entry.is_mirror = is_mirror
+        if is_mirror:
+            self._mirrors[key] = None
+            self._mirror_bytes += entry.size(key)
+        else:
+            del self._mirrors[key]
+            self._mirror_bytes -= entry.size(key)
+
+    def _make_mirror_room(self, size: int, *, but: str = "") -> bool:
+        """Drop the oldest mirrors until one more of `size` bytes fits their share."""
+        limit = min(self.limit_bytes // _MIRROR_SHARE, self.limit_bytes - self.held_bytes + self._mirror_bytes)
+        while self._mirror_bytes + size > limit:
+            oldest = next((key for key in self._mirrors if key != but), None)
+            if oldest is None:
+                return False
+            self._drop(oldest)
+        return True
+
     def _check_room(self, size: int, now_ms: int) -> None:
         if self.held_bytes + size > self.limit_bytes:
             self.reap(now_ms, _REAP_WHEN_FULL)
+        while self.held_bytes + size > self.limit_bytes and self._mirrors:
+            self._drop(next(iter(self._mirrors)))
         if self.held_bytes + size > self.limit_bytes:
             raise StoreUnavailable(f"the memory store's records hold {self.held_bytes} of {self.limit_bytes} bytes")

@@ -1,23 +1,41 @@
 """Redis when it answers, this process's memory when it does not: the same verbs, the same limits.
 
-Each side alone never lets more than N pass in a window, so across any number of switches at most 2N do. A claim is
-finished where it was made; the side is the lowest bit of the fence.
+While Redis answers, memory follows what it says about this process's callers. When it goes, memory goes on from there, and
+when it comes back it is told what happened (`Reconciler`). So one process lets no more than N pass in a window across any
+number of switches; docs/reference/store.md has the bound for several processes and for lost data.
+A claim is finished where it was made; the side is the lowest bit of the fence.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
-from b1.store.base import Charge, Claim, ClaimState, Spent, Store, StoreSnapshot
+from b1.store.base import (
+    CacheRead,
+    Charge,
+    Claim,
+    ClaimState,
+    Entered,
+    Penalty,
+    PenaltyRule,
+    Replay,
+    Spent,
+    StoreSnapshot,
+)
 from b1.store.memory import MemoryStore
+from b1.store.presence import Presence
+from b1.store.reconcile import OwedEntry, Reconciler, ReconcileSnapshot, Remote
 
 _log = logging.getLogger("b1.store")
-_OWN_CLAIMS = 4096
-_NEWS_AFTER_S = 1.0
+_LOOK_EVERY_S = 0.2
+# Values loaded while Redis is away, when nobody hears of other processes' invalidations.
+_LOCAL_VALUE_MS = 30_000
+_PROBE = Charge("store:probe", 1_000_000, 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,107 +47,222 @@ class FallbackSnapshot(StoreSnapshot):
         local_calls: verbs that memory answered while Redis was configured.
         adopted: records kept in memory because Redis, where their claim was made, had gone.
         mode_since_s: age of the present mode.
+        reconcile: what Redis is owed, and was paid.
     """
 
     switches: int
     local_calls: int
     adopted: int
     mode_since_s: float
+    reconcile: ReconcileSnapshot
 
 
 class FallbackStore:
     """A Redis store with a memory store behind it.
 
-    Every call tries Redis first; the link's breaker makes that cost microseconds while Redis is away.
+    While Redis is known to be away a call costs no more than memory does. A task looks for its return, and ends when
+    nothing is owed; close the store before its link.
 
     Args:
         redis: the store to prefer.
-        memory: the store that is always there.
+        memory: the store that is always there; nobody else may use it.
         clock: for the snapshot.
     """
 
-    def __init__(self, redis: Store, memory: MemoryStore, clock: Clock) -> None:
+    def __init__(self, redis: Remote, memory: MemoryStore, clock: Clock) -> None:
         self._redis = redis
         self._memory = memory
-        self._clock = clock
-        self._is_local = False
-        self._since_s = clock.monotonic()
-        self._switches = self._local_calls = self._adopted = 0
-        # Fingerprints of claims that this process made in Redis and has not finished: what adopting a record needs.
-        self._own_claims: dict[str, tuple[int, bytes]] = {}
+        self._debts = Reconciler(redis, memory)
+        self._presence = Presence(clock)
+        self._adopted = 0
+        self._connects = -1  # the connection that memory follows; -1: none yet
+        self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"FallbackStore(mode={self.mode!r}, switches={self._switches}, redis={self._redis!r})"
+        return f"FallbackStore(mode={self.mode!r}, switches={self._presence.switches}, redis={self._redis!r})"
 
     @property
     def mode(self) -> str:
-        return "local" if self._is_local else "redis"
+        return self._presence.mode
+
+    async def aclose(self) -> None:
+        """End the task that looks for Redis; what is still owed is paid if Redis is there."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._debts.owes and self._redis.is_up:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._debts.pay_all()
+            except (StoreUnavailable, TimeoutError):
+                _log.warning("state was not handed over", extra={"owed": repr(self._debts)})
 
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
         try:
+            await self._reach(charges)
             spent = await self._redis.spend(charges, commit=commit)
         except StoreUnavailable as reason:
-            self._went_local(reason)
-            return self._memory.spend_now(charges, commit=commit)
-        self._answered()
+            self._failed(reason)
+            return self._memory.spend_now(charges, commit=commit, is_stand_in=True)
+        self._follow(charges, spent, commit=commit)
         return spent
+
+    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+        try:
+            await self._reach(charges)
+            if read is not None:
+                await self._debts.pay_cache()
+            entered = await self._redis.enter(charges, read=read)
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            return self._memory.enter_now(charges, read, is_stand_in=True)
+        self._follow(charges, entered.spent, commit=True)
+        return entered
 
     async def refund(self, charges: Sequence[Charge]) -> None:
         try:
+            await self._reach(charges)
             await self._redis.refund(charges)
         except StoreUnavailable as reason:
-            self._went_local(reason)
+            self._failed(reason)
             self._memory.refund_now(charges)
             return
         self._answered()
+        self._memory.refund_now(charges)
+
+    async def store_if_unchanged(
+        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+    ) -> bool:
+        try:
+            await self._reach()
+            await self._debts.pay_cache()
+            stored = await self._redis.store_if_unchanged(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms)
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            ttl_ms = min(ttl_ms, _LOCAL_VALUE_MS)
+            # A vector of Redis is none of memory's, so what was begun there is not kept here.
+            return await self._memory.store_if_unchanged(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms)
+        self._answered()
+        return stored
+
+    async def invalidate(self, tags: Sequence[str] | None) -> None:
+        await self._memory.invalidate(tags)
+        self._debts.owe_tags(tags)
+        try:
+            await self._reach()
+            await self._debts.pay_cache()
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            return
+        self._answered()
+
+    async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
+        local = self._memory.penalise_now(key, rule, strikes=0, pardon=pardon)
+        if local.blocked_ms and self._presence.is_local:
+            return local
+        try:
+            await self._reach()
+            penalty = await self._redis.penalise(key, rule, strikes=strikes, pardon=pardon)
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            return self._memory.penalise_now(key, rule, strikes=strikes)
+        self._answered()
+        # A block that was imposed here while Redis was away is served to its end.
+        if penalty.blocked_ms < local.blocked_ms:
+            return local
+        self._memory.offences.follow(key, penalty, rule, now_ms=self._memory.now_ms())
+        return penalty
+
+    async def append(self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int) -> int:
+        try:
+            await self._reach()
+            await self._debts.pay_entries()
+            entry_id = await self._redis.append(stream, data, keep=keep, keep_bytes=keep_bytes, ttl_ms=ttl_ms)
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            entry_id = await self._memory.append(stream, data, keep=keep, keep_bytes=keep_bytes, ttl_ms=ttl_ms)
+            self._debts.owe_entry(OwedEntry(stream, entry_id, data, keep, keep_bytes, ttl_ms))
+            self._look_for_return()
+            return entry_id
+        self._answered()
+        self._memory.streams.follow(stream, entry_id, ttl_ms=ttl_ms, now_ms=self._memory.now_ms())
+        return entry_id
+
+    async def read_since(self, stream: str, after: int, *, limit: int) -> Replay:
+        try:
+            await self._reach()
+            await self._debts.pay_entries()
+            replay = await self._redis.read_since(stream, after, limit=limit)
+        except StoreUnavailable as reason:
+            self._failed(reason)
+            return await self._memory.read_since(stream, after, limit=limit)
+        self._answered()
+        return replay
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        # What memory knows was claimed or finished while Redis was away; Redis knows nothing of it.
-        if self._memory.knows_claim(key):
+        # What memory decided was claimed or finished while Redis was away; Redis may know nothing of it.
+        if self._memory.claims.is_live(key, self._memory.now_ms()):
             return _local(await self._memory.claim(key, fingerprint, lease_ms=lease_ms))
         try:
+            await self._reach()
             claim = await self._redis.claim(key, fingerprint, lease_ms=lease_ms)
         except StoreUnavailable as reason:
-            self._went_local(reason)
+            self._failed(reason)
             return _local(await self._memory.claim(key, fingerprint, lease_ms=lease_ms))
         self._answered()
         if claim.state is not ClaimState.CLAIMED:
             return claim
-        self._remember(key, claim.fence, fingerprint)
+        now_ms = self._memory.now_ms()
+        self._memory.claims.mirror(key, fingerprint, claim.fence, lease_ms=lease_ms, now_ms=now_ms)
         return Claim(ClaimState.CLAIMED, fence=claim.fence * 2)
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
         if fence % 2:
             return await self._memory.renew(key, fence // 2, lease_ms=lease_ms)
+        # Its mirror too: when Redis has gone, that is what a duplicate meets. Another process sees the lease in Redis
+        # or nothing at all.
+        is_held_here = await self._memory.renew(key, fence // 2, lease_ms=lease_ms)
         try:
+            await self._reach()
             renewed = await self._redis.renew(key, fence // 2, lease_ms=lease_ms)
         except StoreUnavailable as reason:
-            # Nobody of this process can have taken it over, and another one sees the lease in Redis or nothing at all.
-            self._went_local(reason)
-            return self._owns(key, fence // 2)
+            self._failed(reason)
+            return is_held_here
         self._answered()
         return renewed
 
     async def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int) -> bool:
+        claims, own_fence, now_ms = self._memory.claims, fence // 2, self._memory.now_ms()
         if fence % 2:
-            return await self._memory.finish(key, fence // 2, record, ttl_ms=ttl_ms)
+            finished = claims.finish(key, own_fence, record, ttl_ms=ttl_ms, now_ms=now_ms)
+            if finished:
+                claims.owed[key] = 0
+                self._look_for_return()
+            return finished
         try:
-            finished = await self._redis.finish(key, fence // 2, record, ttl_ms=ttl_ms)
+            await self._reach()
+            finished = await self._redis.finish(key, own_fence, record, ttl_ms=ttl_ms)
         except StoreUnavailable as reason:
-            self._went_local(reason)
-            return self._adopt(key, fence // 2, record, ttl_ms)
+            self._failed(reason)
+            kept = claims.finish_mirror(key, own_fence, record, ttl_ms=ttl_ms, now_ms=self._memory.now_ms())
+            self._adopted += kept
+            self._look_for_return()
+            return kept
         self._answered()
-        self._own_claims.pop(key, None)
+        if finished:
+            claims.mirror_finish(key, own_fence, record, ttl_ms=ttl_ms, now_ms=self._memory.now_ms())
         return finished
 
     async def release(self, key: str, fence: int) -> bool:
+        released_here = await self._memory.release(key, fence // 2)
         if fence % 2:
-            return await self._memory.release(key, fence // 2)
-        self._own_claims.pop(key, None)
+            return released_here
         try:
+            await self._reach()
             released = await self._redis.release(key, fence // 2)
         except StoreUnavailable as reason:
-            self._went_local(reason)
+            self._failed(reason)
             return True  # its lease in Redis runs out by itself
         self._answered()
         return released
@@ -145,47 +278,72 @@ class FallbackStore:
             round_trips=redis.round_trips,
             errors=redis.errors,
             latency_ms=redis.latency_ms,
-            switches=self._switches,
-            local_calls=self._local_calls,
+            switches=self._presence.switches,
+            local_calls=self._presence.local_calls,
             adopted=self._adopted,
-            mode_since_s=self._clock.monotonic() - self._since_s,
+            mode_since_s=self._presence.since_s,
+            reconcile=self._debts.snapshot(),
         )
 
-    def _went_local(self, reason: StoreUnavailable) -> None:
-        self._local_calls += 1
-        if not self._is_local:
-            self._switch(True, str(reason))
+    async def _reach(self, charges: Sequence[Charge] = ()) -> None:
+        """Make sure that Redis may be asked about `charges`: it is there, and knows what was counted here.
+
+        Raises:
+            StoreUnavailable: it may not.
+        """
+        if not (self._presence.is_local or self._debts.owes):
+            return
+        if not self._redis.is_up:
+            raise StoreUnavailable("Redis is away")
+        self._note_connection()
+        if charges:
+            await self._debts.pay_windows([charge.key for charge in charges])
+
+    def _note_connection(self) -> None:
+        connects = self._redis.connects
+        if self._connects not in (-1, connects):
+            self._memory.windows.owe_all()
+        self._connects = connects
+
+    def _follow(self, charges: Sequence[Charge], spent: Spent, *, commit: bool) -> None:
+        self._answered()
+        windows, now_ms = self._memory.windows, self._memory.now_ms()
+        takes = commit and spent.allowed
+        for charge, balance in zip(charges, spent.balances, strict=True):
+            windows.mirror(charge, balance.used, charge.cost if takes and balance.allowed else 0, now_ms)
+        if windows.owed:
+            self._look_for_return()
+
+    def _failed(self, reason: StoreUnavailable) -> None:
+        """Memory answers this call."""
+        if self._presence.failed(reason, is_up=self._redis.is_up):
+            # Nobody hears of other processes' invalidations from now on, nor did memory of those before.
+            self._memory.entries.invalidate(None)
+        self._look_for_return()
 
     def _answered(self) -> None:
-        if self._is_local:
-            self._switch(False, "redis answers")
+        self._presence.answered()
+        if self._connects == -1:
+            self._connects = self._redis.connects
 
-    def _switch(self, is_local: bool, reason: str) -> None:
-        now_s = self._clock.monotonic()
-        # One key that Redis cannot serve switches to and fro with every other call; the counter says it better.
-        is_news = self._switches == 0 or now_s - self._since_s >= _NEWS_AFTER_S
-        self._is_local = is_local
-        self._switches += 1
-        self._since_s = now_s
-        if is_news:
-            _log.warning("store mode changed", extra={"mode": self.mode, "reason": reason})
+    def _look_for_return(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._come_back(), name="b1-store-return")
 
-    def _remember(self, key: str, fence: int, fingerprint: bytes) -> None:
-        if len(self._own_claims) >= _OWN_CLAIMS:
-            del self._own_claims[next(iter(self._own_claims))]
-        self._own_claims[key] = (fence, fingerprint)
-
-    def _owns(self, key: str, fence: int) -> bool:
-        own = self._own_claims.get(key)
-        return own is not None and own[0] == fence
-
-    def _adopt(self, key: str, fence: int, record: bytes, ttl_ms: int) -> bool:
-        own = self._own_claims.pop(key, None)
-        if own is None or own[0] != fence:
-            return False
-        self._memory.adopt(key, own[1], record, ttl_ms=ttl_ms)
-        self._adopted += 1
-        return True
+    async def _come_back(self) -> None:
+        """Wait for Redis, tell it what it is owed, and end when nothing is left to do."""
+        while self._presence.is_local or self._debts.owes:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if not self._redis.is_up:
+                continue
+            try:
+                self._note_connection()
+                # A script that writes: a server that only reads, or has no memory, is not back.
+                await self._redis.spend([_PROBE])
+                self._answered()
+                await self._debts.pay_all()
+            except StoreUnavailable:
+                continue
 
 
 def _local(claim: Claim) -> Claim:

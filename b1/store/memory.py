@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from b1.clock import Clock
-from b1.store.base import Charge, Claim, Spent, StoreSnapshot
+from b1.store.base import CacheRead, Charge, Claim, Entered, Penalty, PenaltyRule, Replay, Spent, StoreSnapshot
 from b1.store.claims import Claims
+from b1.store.entries import Entries
+from b1.store.offences import Offences
+from b1.store.streams import Streams
 from b1.store.windows import Windows
 
 
 class MemoryStore:
-    """Windows and claims within `limit_bytes`, half for each.
+    """Half of `limit_bytes` for windows, a quarter for claims, an eighth for cached values, a sixteenth each for
+    offences and replay rings.
 
     Args:
         limit_bytes: accounted bytes. Too small a value makes callers share overflow windows (see `Windows`) and
-            makes `claim` and `finish` raise `StoreUnavailable`; a sprayed address costs about 360 bytes for a window.
+            makes `claim` and `finish` raise `StoreUnavailable`; a sprayed address costs about 400 bytes for a window.
         clock: where time comes from.
     """
 
@@ -26,70 +30,107 @@ class MemoryStore:
 
     def __init__(self, limit_bytes: int, clock: Clock) -> None:
         self._clock = clock
-        self._windows = Windows(limit_bytes // 2)
-        self._claims = Claims(limit_bytes - limit_bytes // 2)
-        self._spends = 0
+        sixteenth = limit_bytes // 16
+        self.windows = Windows(limit_bytes // 2)
+        self.claims = Claims(sixteenth * 4)
+        self.entries = Entries(sixteenth * 2)
+        self.offences = Offences(sixteenth)
+        self.streams = Streams(sixteenth)
+        self._calls = 0
 
     def __repr__(self) -> str:
-        return f"MemoryStore({self._windows!r}, {self._claims!r})"
+        return f"MemoryStore({self.windows!r}, {self.claims!r}, {self.entries!r}, {self.offences!r}, {self.streams!r})"
 
     @property
     def overflowed(self) -> int:
         """How many spends had to share an overflow window since the start."""
-        return self._windows.overflowed
+        return self.windows.overflowed
 
-    def spend_now(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
+    def spend_now(self, charges: Sequence[Charge], *, commit: bool = True, is_stand_in: bool = False) -> Spent:
         """Do what `spend` does, without an await."""
-        self._spends += 1
-        allowed, balances = self._windows.spend(charges, self._now_ms(), commit=commit)
+        self._calls += 1
+        allowed, balances = self.windows.spend(charges, self.now_ms(), commit=commit, is_stand_in=is_stand_in)
         return Spent(allowed, int(self._clock.wall() * 1000), balances)
 
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
         return self.spend_now(charges, commit=commit)
 
+    def enter_now(
+        self, charges: Sequence[Charge], read: CacheRead | None = None, *, is_stand_in: bool = False
+    ) -> Entered:
+        """Do what `enter` does, without an await."""
+        spent = self.spend_now(charges, is_stand_in=is_stand_in)
+        if read is None or not spent.allowed:
+            return Entered(spent, None)
+        return Entered(spent, self.entries.read(read, self.now_ms()))
+
+    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+        return self.enter_now(charges, read)
+
     def refund_now(self, charges: Sequence[Charge]) -> None:
         """Do what `refund` does, without an await."""
-        self._windows.refund(charges, self._now_ms())
+        self.windows.refund(charges, self.now_ms())
 
     async def refund(self, charges: Sequence[Charge]) -> None:
         self.refund_now(charges)
 
+    async def store_if_unchanged(
+        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+    ) -> bool:
+        return self.entries.store(key, value, tags, vector, ttl_ms=ttl_ms, now_ms=self.now_ms())
+
+    async def invalidate(self, tags: Sequence[str] | None) -> None:
+        self.entries.invalidate(tags)
+
+    def penalise_now(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
+        """Do what `penalise` does, without an await."""
+        return self.offences.penalise(key, rule, strikes, pardon=pardon, now_ms=self.now_ms())
+
+    async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
+        return self.penalise_now(key, rule, strikes=strikes, pardon=pardon)
+
+    async def append(self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int) -> int:
+        return self.streams.append(
+            stream,
+            data,
+            keep=keep,
+            keep_bytes=keep_bytes,
+            ttl_ms=ttl_ms,
+            now_ms=self.now_ms(),
+            wall_us=self._wall_us(),
+        )
+
+    async def read_since(self, stream: str, after: int, *, limit: int) -> Replay:
+        return self.streams.read_since(stream, after, limit=limit, now_ms=self.now_ms())
+
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        wall_us = int(self._clock.wall() * 1_000_000)
-        return self._claims.claim(key, fingerprint, lease_ms=lease_ms, now_ms=self._now_ms(), wall_us=wall_us)
+        return self.claims.claim(key, fingerprint, lease_ms=lease_ms, now_ms=self.now_ms(), wall_us=self._wall_us())
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
-        return self._claims.renew(key, fence, lease_ms=lease_ms, now_ms=self._now_ms())
+        return self.claims.renew(key, fence, lease_ms=lease_ms, now_ms=self.now_ms())
 
     async def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int) -> bool:
-        return self._claims.finish(key, fence, record, ttl_ms=ttl_ms, now_ms=self._now_ms())
+        return self.claims.finish(key, fence, record, ttl_ms=ttl_ms, now_ms=self.now_ms())
 
     async def release(self, key: str, fence: int) -> bool:
-        return self._claims.release(key, fence, now_ms=self._now_ms())
-
-    def knows_claim(self, key: str) -> bool:
-        """Say whether `key` is in flight or finished here."""
-        return self._claims.is_live(key, self._now_ms())
-
-    def adopt(self, key: str, fingerprint: bytes, record: bytes, *, ttl_ms: int) -> None:
-        """Keep a record whose claim was made in another store.
-
-        Raises:
-            StoreUnavailable: it does not fit.
-        """
-        self._claims.adopt(key, fingerprint, record, ttl_ms=ttl_ms, now_ms=self._now_ms())
+        return self.claims.release(key, fence, now_ms=self.now_ms())
 
     def snapshot(self) -> StoreSnapshot:
+        parts = (self.windows, self.claims, self.entries, self.offences, self.streams)
         return StoreSnapshot(
             mode="memory",
             connected=True,
-            keys=len(self._windows) + len(self._claims),
-            held_bytes=self._windows.held_bytes + self._claims.held_bytes,
-            limit_bytes=self._windows.limit_bytes + self._claims.limit_bytes,
-            round_trips=self._spends,
+            keys=sum(len(part) for part in parts),
+            held_bytes=sum(part.held_bytes for part in parts),
+            limit_bytes=sum(part.limit_bytes for part in parts),
+            round_trips=self._calls,
             errors=0,
             latency_ms=None,
         )
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """Return the monotonic milliseconds on which everything here counts."""
         return int(self._clock.monotonic() * 1000)
+
+    def _wall_us(self) -> int:
+        return int(self._clock.wall() * 1_000_000)

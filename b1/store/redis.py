@@ -5,17 +5,40 @@ It knows nothing of connections (the link does) and never answers from local sta
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from b1.errors import StoreUnavailable
 from b1.link import Link
-from b1.store.base import GRACE_MS, Balance, Charge, Claim, ClaimState, Spent, StoreSnapshot
+from b1.store.base import (
+    GRACE_MS,
+    Balance,
+    CacheAnswer,
+    CacheRead,
+    CacheState,
+    Charge,
+    Claim,
+    ClaimState,
+    Entered,
+    Penalty,
+    PenaltyRule,
+    Replay,
+    Spent,
+    StoreSnapshot,
+    StreamEntry,
+)
+from b1.store.claims import Kept
+from b1.store.scripts import SCRIPTS
+from b1.store.tally import Batch
+from b1.store.versions import REDIS_BUCKETS, bucket_of, new_epoch
 
-# Read once, while importing, like the code they are.
-_SCRIPTS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "lua").glob("*.lua"))}
 _CHARGE_REPLY = 6
+_CACHE_STATES = (CacheState.HIT, CacheState.CURRENT, CacheState.LEASED, CacheState.LOADING, CacheState.MISS)
+_PART = struct.Struct(">III")
+_U32_MOST = 2**32 - 1
+# Longer than any batch is tried again; see `Reconciler`.
+_MARK_MS = 3_600_000
 
 
 class RedisStore:
@@ -39,28 +62,79 @@ class RedisStore:
         self.prefix = f"b1:{{{namespace}}}:"
         self._link = link
         self._fixed_now_ms = now_ms
-        for name, source in _SCRIPTS.items():
+        for name, source in SCRIPTS.items():
             link.register(name, source)
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self.prefix!r}, link={self._link!r})"
 
+    @property
+    def is_up(self) -> bool:
+        """True while a call would be sent."""
+        return self._link.is_up
+
+    @property
+    def connects(self) -> int:
+        """How often the link has connected; another number means that the server may be another, or have lost data."""
+        return self._link.snapshot().connects
+
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
-        arguments: list[str | int] = [self._now(), 1 if commit else 0]
-        for charge in charges:
-            arguments += charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
-        keys = [self.prefix + charge.key for charge in charges]
-        reply = await self._run("spend", keys, arguments, 2 + _CHARGE_REPLY * len(charges))
-        balances = tuple(
-            Balance(reply[at] == 1, *reply[at + 1 : at + _CHARGE_REPLY]) for at in range(2, len(reply), _CHARGE_REPLY)
-        )
-        return Spent(reply[0] == 1, reply[1], balances)
+        arguments: list[str | int | bytes] = [self._now(), 1 if commit else 0, len(charges), "", 0, "", ""]
+        keys = self._add_charges(arguments, charges)
+        return _spent(await self._run("enter", keys, arguments, 2 + _CHARGE_REPLY * len(charges)), len(charges))
+
+    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+        if read is None:
+            return Entered(await self.spend(charges), None)
+        what, lease_ms = "v" if read.key is None else "e", read.lease_ms
+        arguments: list[str | int | bytes] = [
+            self._now(), 1, len(charges), what, lease_ms, new_epoch(), read.held or "",
+        ]  # fmt: skip
+        keys = self._add_charges(arguments, charges)
+        keys += self._cache_keys(read.key or "")
+        arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in read.tags]
+        count = len(charges)
+        reply = await self._run("enter", keys, arguments, 2 + _CHARGE_REPLY * count)
+        spent = _spent(reply, count)
+        return Entered(spent, _cache_answer(reply[2 + _CHARGE_REPLY * count :]) if spent.allowed else None)
 
     async def refund(self, charges: Sequence[Charge]) -> None:
         arguments: list[str | int] = [self._now()]
         for charge in charges:
             arguments += charge.window_ms, charge.cost
         await self._link.script("refund", [self.prefix + charge.key for charge in charges], arguments)
+
+    async def store_if_unchanged(
+        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+    ) -> bool:
+        arguments: list[str | int | bytes] = [vector, ttl_ms, 0 if value is None else 1, value or b""]
+        arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in tags]
+        return bool(await self._link.script("store_if_unchanged", self._cache_keys(key), arguments) == 1)
+
+    async def invalidate(self, tags: Sequence[str] | None) -> None:
+        buckets = sorted({bucket_of(tag, REDIS_BUCKETS) for tag in tags or ()})
+        arguments: list[str | int | bytes] = [new_epoch(), 1 if tags is None else 0, *buckets]
+        await self._link.script("invalidate", [self.prefix + "cache:versions"], arguments)
+
+    async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
+        arguments = [self._now(), strikes, 1 if pardon else 0, rule.threshold, rule.decay_ms, rule.forget_ms]
+        reply = await self._run("penalise", [self.prefix + key], [*arguments, *rule.blocks_ms], 3)
+        return Penalty(*reply)
+
+    async def append(
+        self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int, given_id: int = 0
+    ) -> int:
+        """Add an entry; `given_id`: the one it got elsewhere while Redis was away."""
+        arguments = [self._now(), data, keep, keep_bytes, ttl_ms, given_id]
+        reply = await self._link.script("append", self._stream_keys(stream), arguments)
+        if not isinstance(reply, int):
+            raise StoreUnavailable(f"the append script answered {reply!r}, expected a number")
+        return reply
+
+    async def read_since(self, stream: str, after: int, *, limit: int) -> Replay:
+        reply = await self._run("read_since", self._stream_keys(stream), [after, limit], 1)
+        entries = (StreamEntry(reply[at], reply[at + 1]) for at in range(1, len(reply), 2))
+        return Replay(tuple(entries), reply[0] == 1)
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
         reply = await self._run("claim", [self.prefix + key], [self._now(), fingerprint, lease_ms, GRACE_MS], 1)
@@ -86,6 +160,22 @@ class RedisStore:
     async def release(self, key: str, fence: int) -> bool:
         return bool(await self._link.script("release", [self.prefix + key], [fence, GRACE_MS]) == 1)
 
+    async def merge(self, batch: Batch, *, waited_ms: int) -> int:
+        """Add windows that were counted elsewhere, once per batch; return how many could not be read here."""
+        keys = [f"{self.prefix}store:merged:{batch.name}"]
+        arguments: list[str | int | bytes] = [self._now(), _MARK_MS if batch.is_owed else ""]
+        for tally in batch.tallies:
+            keys.append(self.prefix + tally.key)
+            packed = [_PART.pack(min(age + waited_ms, _U32_MOST), known, owed) for age, known, owed in tally.parts]
+            arguments += tally.window_ms, b"".join(packed)
+        unreadable = await self._link.script("merge", keys, arguments)
+        return unreadable if isinstance(unreadable, int) and unreadable > 0 else 0
+
+    async def adopt(self, kept: Kept) -> bool:
+        """Keep a record that was made elsewhere, unless its key has another owner or record here."""
+        arguments = [self._now(), kept.fingerprint, kept.fence, kept.record, kept.ttl_ms]
+        return bool(await self._link.script("adopt", [self.prefix + kept.key], arguments) == 1)
+
     def snapshot(self) -> StoreSnapshot:
         link = self._link.snapshot()
         return StoreSnapshot(
@@ -99,6 +189,19 @@ class RedisStore:
             latency_ms=link.latency_ms,
         )
 
+    def _add_charges(self, arguments: list[str | int | bytes], charges: Sequence[Charge]) -> list[str]:
+        for charge in charges:
+            arguments += charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
+        return [self.prefix + charge.key for charge in charges]
+
+    def _cache_keys(self, key: str) -> list[str]:
+        entry = self.prefix + key
+        return [self.prefix + "cache:versions", entry, entry + ":lease"]
+
+    def _stream_keys(self, stream: str) -> list[str]:
+        ring = self.prefix + stream
+        return [ring, ring + ":sums"]
+
     async def _run(self, name: str, keys: list[str], arguments: list[Any], least: int) -> list[Any]:
         reply = await self._link.script(name, keys, arguments)
         if not isinstance(reply, list) or len(reply) < least:
@@ -107,3 +210,19 @@ class RedisStore:
 
     def _now(self) -> int | str:
         return "" if self._fixed_now_ms is None else self._fixed_now_ms()
+
+
+def _spent(reply: list[Any], count: int) -> Spent:
+    balances = tuple(
+        Balance(reply[at] == 1, *reply[at + 1 : at + _CHARGE_REPLY])
+        for at in range(2, 2 + _CHARGE_REPLY * count, _CHARGE_REPLY)
+    )
+    return Spent(reply[0] == 1, reply[1], balances)
+
+
+def _cache_answer(reply: list[Any]) -> CacheAnswer:
+    match reply:
+        case [int(number), bytes(vector), int(left_ms), bytes(value)] if 0 <= number < len(_CACHE_STATES):
+            state = _CACHE_STATES[number]
+            return CacheAnswer(state, value if state is CacheState.HIT else None, left_ms, vector)
+    raise StoreUnavailable(f"the enter script answered {reply!r} for the cache, which this version does not know")

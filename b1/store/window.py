@@ -6,13 +6,32 @@ back at the latest W/60 after it is W old.
 
 When the clock goes back, the newest counter stays the current one: nothing is forgotten and nothing comes back early.
 When it goes back by more than a whole window it was set, not adjusted, and the window starts empty.
+
+A window may stand in for one in Redis. Its seam divides what Redis has counted from what was counted here while Redis was
+away, so that the second can be added there later and the first is not added again.
 """
 
 from __future__ import annotations
 
 from array import array
+from typing import NamedTuple
 
 COUNTERS = 61
+_NO_SEAM = -1
+
+
+class Part(NamedTuple):
+    """The units of one counter, for another store.
+
+    Attributes:
+        age_ms: the least that they can be old.
+        known: units that Redis had counted when it was last heard.
+        owed: units that only this process has counted.
+    """
+
+    age_ms: int
+    known: int
+    owed: int
 
 
 def opens_at_ms(counter: int, window_ms: int) -> int:
@@ -26,14 +45,18 @@ class Window:
     Attributes:
         counters: index and units in turn, oldest first: ``[i0, n0, i1, n1, ...]``.
         total: sum of the units.
+        is_mirror: what lies before the seam is what Redis counts.
     """
 
-    __slots__ = ("counters", "total", "window_ms")
+    __slots__ = ("_seam", "_seam_units", "counters", "is_mirror", "total", "window_ms")
 
     def __init__(self, window_ms: int) -> None:
         self.window_ms = window_ms
         self.counters = array("q")
         self.total = 0
+        self.is_mirror = False
+        self._seam = _NO_SEAM
+        self._seam_units = 0
 
     def __repr__(self) -> str:
         return f"Window(total={self.total}, counters={len(self.counters) // 2}, window_ms={self.window_ms})"
@@ -50,6 +73,8 @@ class Window:
         del self.counters[:]
         self.total = 0
         self.window_ms = window_ms
+        self.is_mirror = False
+        self._seam = _NO_SEAM
 
     def advance(self, now_ms: int) -> None:
         """Drop the units that left the window by `now_ms`."""
@@ -86,6 +111,54 @@ class Window:
         else:
             counters.append(current)
             counters.append(units)
+
+    def open_seam(self, now_ms: int) -> None:
+        """What is added from now on is owed to Redis."""
+        if self._seam != _NO_SEAM:
+            return
+        current, counters = now_ms * 60 // self.window_ms, self.counters
+        if counters and counters[-2] >= current:
+            self._seam, self._seam_units = counters[-2], counters[-1]
+        else:
+            self._seam, self._seam_units = current, 0
+
+    def close_seam(self) -> None:
+        """Redis knows all of it now."""
+        self._seam = _NO_SEAM
+        self.is_mirror = True
+
+    def parts(self, now_ms: int) -> list[Part]:
+        """Return the units, oldest first, apart by who counted them.
+
+        Ages are the youngest possible: in a store whose counters begin at other moments a unit comes back up to W/60
+        later than here, never earlier.
+        """
+        known_at_seam, found = self._seam_units, []
+        for place in range(0, len(self.counters), 2):
+            counter, units = self.counters[place], self.counters[place + 1]
+            known = units
+            if self._seam != _NO_SEAM and counter >= self._seam:
+                known, known_at_seam = min(units, known_at_seam), 0
+            age_ms = max(0, now_ms - opens_at_ms(counter + 1, self.window_ms) + 1)
+            found.append(Part(age_ms, known if self.is_mirror else 0, units - known))
+        return found
+
+    def total_since(self, counter: int) -> int:
+        """Return the units counted in `counter` and later ones."""
+        counters = self.counters
+        return sum(counters[place + 1] for place in range(0, len(counters), 2) if counters[place] >= counter)
+
+    def drop_oldest(self, units: int) -> None:
+        """Uncount up to `units`, oldest first."""
+        counters, gone = self.counters, 0
+        while units > 0 and gone < len(counters):
+            part = min(units, counters[gone + 1])
+            units -= part
+            self.total -= part
+            counters[gone + 1] -= part
+            if counters[gone + 1] == 0:
+                gone += 2
+        del counters[:gone]
 
     def take_back(self, units: int) -> None:
         """Uncount up to `units`, newest first."""

@@ -5,6 +5,9 @@ Nothing that still counts is ever evicted, so an exhausted caller stays exhauste
 with the others of its hash: strict, never lax. When there is room again, a key starts with a copy of what its overflow
 window counts, so it cannot spend the same units twice.
 A policy is what precedes the last ``:`` of a key.
+
+Behind a Redis store the table mirrors what Redis counts for this process's callers, and keeps a list of the keys whose
+windows Redis does not fully know.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ from collections.abc import Sequence
 
 from b1.store.base import Balance, Charge
 from b1.store.timetable import FILING_BYTES, Timetable
-from b1.store.window import Window
+from b1.store.window import Part, Window
 
 OVERFLOW_WINDOWS = 256
 POLICY_SHARE = 4
 # Measured on CPython 3.11 to 3.13 (tests/store/test_windows.py compares with tracemalloc): the Window, its array with
 # the spare room it allocates, the key string without its characters, a dictionary entry at its emptiest, the total.
-KEY_BYTES = 288 + FILING_BYTES
+KEY_BYTES = 312 + FILING_BYTES
 COUNTER_BYTES = 16
 _TICK_MS = 1000
 _REAP_PER_SPEND = 4
 _REAP_WHEN_FULL = 64
+# The oldest counters may have left the window in Redis already, whose counters begin at other moments.
+_LIVELY_COUNTERS = 57
 _OVERFLOW_MARK = ":~"  # no digest contains it
 
 
@@ -42,6 +47,8 @@ class Windows:
         self.held_bytes = 0
         self.overflowed = 0
         """How many spends went to an overflow window because there was no room."""
+        self.owed: dict[str, None] = {}
+        """Keys whose windows hold units that Redis has to be told of; see `mirror` and `hand_over`."""
         self._windows: dict[str, Window] = {}
         self._overflow = 0  # how many of them are overflow windows
         self._policy_bytes: dict[str, int] = {}
@@ -58,8 +65,10 @@ class Windows:
             f"held={self.held_bytes}/{self.limit_bytes} B)"
         )
 
-    def spend(self, charges: Sequence[Charge], now_ms: int, *, commit: bool) -> tuple[bool, tuple[Balance, ...]]:
-        """Take from all charges or from none."""
+    def spend(
+        self, charges: Sequence[Charge], now_ms: int, *, commit: bool, is_stand_in: bool = False
+    ) -> tuple[bool, tuple[Balance, ...]]:
+        """Take from all charges or from none; a stand-in for Redis notes what it owes."""
         if now_ms >= self._timetable.next_ms:
             self.reap(now_ms, _REAP_PER_SPEND)
         allowed = True
@@ -80,7 +89,7 @@ class Windows:
         balances = []
         for charge, window, fits in found:
             if takes and fits and charge.cost:
-                window = self._add(charge, now_ms)
+                window = self._add(charge, now_ms, is_stand_in=is_stand_in)
             balances.append(_balance(charge, window, fits, now_ms))
         return allowed, tuple(balances)
 
@@ -94,6 +103,49 @@ class Windows:
             window.advance(now_ms)
             window.take_back(charge.cost)
             self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+
+    def mirror(self, charge: Charge, used: int, spent: int, now_ms: int) -> None:
+        """Follow what Redis counts: `used` units now, `spent` of them by this call.
+
+        Units that others spent are dated now, so they never come back early here. When Redis has nothing although it
+        should, its data was lost: the window stays as it is, and is owed.
+        """
+        window = self._windows.get(charge.key)
+        if window is None:
+            if used == 0 or not self._has_room(charge.key):
+                return
+            window = self._keep(charge.key, Window(charge.window_ms), now_ms)
+        before = len(window.counters)
+        if window.window_ms != charge.window_ms:
+            window.restart(charge.window_ms)
+        window.advance(now_ms)
+        if used == spent and window.total_since(now_ms * 60 // window.window_ms - _LIVELY_COUNTERS):
+            self.owed[charge.key] = None
+        elif charge.key not in self.owed:
+            window.is_mirror = True
+            if window.total + spent > used:
+                window.drop_oldest(window.total + spent - used)
+        missing = max(spent, used - window.total)
+        if missing:
+            window.add(missing, now_ms, may_grow=self.held_bytes < self.limit_bytes)
+        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+
+    def owe_all(self) -> None:
+        """Redis may have lost its data: all that is mirrored is owed."""
+        self.owed.update((key, None) for key, window in self._windows.items() if window.is_mirror)
+
+    def hand_over(self, key: str, now_ms: int) -> tuple[int, list[Part]] | None:
+        """Return the window's length and units for Redis, and take it off the list; None when there is nothing."""
+        self.owed.pop(key, None)
+        window = self._windows.get(key)
+        if window is None:
+            return None
+        before = len(window.counters)
+        window.advance(now_ms)
+        self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+        parts = window.parts(now_ms)
+        window.close_seam()
+        return (window.window_ms, parts) if window.total else None
 
     def reap(self, now_ms: int, at_most: int) -> None:
         """Look at up to `at_most` keys that are due, and forget those that count nothing any more."""
@@ -116,13 +168,16 @@ class Windows:
         # What was counted for another window length says nothing about this one.
         return window if window is not None and window.window_ms == charge.window_ms else None
 
-    def _add(self, charge: Charge, now_ms: int) -> Window:
+    def _add(self, charge: Charge, now_ms: int, *, is_stand_in: bool) -> Window:
         window = self._windows.get(charge.key)
         if window is None:
             window = self._open(charge, now_ms)
         before = len(window.counters)
         if window.window_ms != charge.window_ms:
             window.restart(charge.window_ms)
+        if is_stand_in and charge.key in self._windows:  # units in a shared window are nobody's in particular
+            window.open_seam(now_ms)
+            self.owed[charge.key] = None
         window.add(charge.cost, now_ms, may_grow=self.held_bytes < self.limit_bytes)
         self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
         return window
@@ -160,6 +215,7 @@ class Windows:
     def _forget(self, key: str, window: Window) -> None:
         policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
         del self._windows[key]
+        self.owed.pop(key, None)
         if _OVERFLOW_MARK in key:
             self._overflow -= 1
         self.held_bytes -= size + len(window.counters) * (COUNTER_BYTES // 2)

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from b1.link import Link, LinkOptions
 
+T = TypeVar("T")
 MakeLink = Callable[..., Link]
 
 
@@ -24,6 +25,11 @@ async def until(true: Callable[[], bool], *, limit_s: float = 20.0) -> float:
         assert time.monotonic() - started_s < limit_s, f"not within {limit_s} s"
         await asyncio.sleep(0.005)
     return time.monotonic() - started_s
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Do what would block the loop."""
+    return await asyncio.to_thread(work)
 
 
 @pytest.fixture
@@ -74,11 +80,20 @@ class Census:
             connection.sendall(b"CLIENT SETNAME census\r\n")
             connection.recv(100)
             while not self._is_over.is_set():
-                connection.sendall(b"CLIENT LIST\r\n")
-                clients = [line for line in _bulk(connection).splitlines() if _is_ours(line)]
+                self.most = max(self.most, _count(connection))
                 self.samples += 1
-                self.most = max(self.most, len(clients))
                 time.sleep(0.001)
+
+
+def clients_of_ours(port: int) -> int:
+    """Count, once."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        return _count(connection)
+
+
+def _count(connection: socket.socket) -> int:
+    connection.sendall(b"CLIENT LIST\r\n")
+    return sum(_is_ours(line) for line in _bulk(connection).splitlines())
 
 
 def _is_ours(line: bytes) -> bool:

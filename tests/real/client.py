@@ -81,7 +81,10 @@ class Client:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         named = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         try:
-            connection.request(method, path, body, {**self.headers, **named}, **more)
+            try:
+                connection.request(method, path, body, {**self.headers, **named}, **more)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before everything was sent; the answer may be there all the same
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, found, answer.read())

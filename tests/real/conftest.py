@@ -46,5 +46,3 @@ def module_redis(servers: Servers) -> Iterator[RedisServer]:
     server = servers.redis()
     yield server
     servers.discard(server)
-
-

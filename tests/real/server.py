@@ -1,4 +1,4 @@
-"""The real commands as a user gives them: `b1 run`, `b1 migrate`, or plain uvicorn."""
+"""The real commands as a user gives them: `b1 run` and `b1 migrate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests.real.client import Client
 from tests.server.running import ROOT, Running, wait_for
@@ -40,12 +39,7 @@ class Started(Running):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         """End it in the orderly way first, so that slots and servers are left as a user leaves them."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -53,15 +47,10 @@ class Started(Running):
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 pass  # killed below; the tests of stopping are elsewhere
-        super().__exit__(kind, error, trace)
+        super().__exit__(*reason)
 
 
-def uvicorn(app: str, port: int) -> tuple[str, ...]:
-    """Return the arguments that serve `app` without anything of ours but what the application installed."""
-    return "-m", "uvicorn", app, "--port", str(port)
-
-
-def run_b1(*words: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_b1(*words: str, folder: Path | str = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of b1 to its end."""
     return subprocess.run(
         [sys.executable, "-m", "b1", *words],

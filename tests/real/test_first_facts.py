@@ -10,7 +10,7 @@ import pytest
 
 from tests.real.client import EXPENSE, Client
 from tests.real.server import Started
-from tests.servers import RedisServer, from_outside
+from tests.servers import from_outside
 
 pytestmark = pytest.mark.real
 
@@ -21,8 +21,7 @@ def pantry(
 ) -> Iterator[Started]:
     redis: dict[str, str] = {}
     if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("module_redis")
-        redis = {"REDIS_URL": server.url}
+        redis = {"REDIS_URL": request.getfixturevalue("module_redis").url}
     with Started(tmp_path_factory.mktemp("pantry"), DATABASE_URL=pantry_url, **redis) as server:
         yield server
 
@@ -47,7 +46,8 @@ def rows(url: str, description: str) -> int:
 
 class TestARetriedWrite:
     def test_same_same_other_is_created_replayed_refused_and_happens_once(self, user: Client, pantry_url: str) -> None:
-        key, expense = str(uuid.uuid4()), {**EXPENSE, "description": str(uuid.uuid4())}
+        key, description = str(uuid.uuid4()), str(uuid.uuid4())
+        expense = {**EXPENSE, "description": description}
         first, second = user.spend(key, expense), user.spend(key, expense)
         other = user.spend(key, {**expense, "amountCents": 75_000})
         assert [201, 201, 409] == [first.status, second.status, other.status]
@@ -56,7 +56,7 @@ class TestARetriedWrite:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", second.headers["x-original-timestamp"])
         assert "idempotent-replayed" not in first.headers
         assert other.code == "IDEMPOTENCY_KEY_REUSED"
-        assert rows(pantry_url, expense["description"]) == 1
+        assert rows(pantry_url, description) == 1
 
     def test_a_missing_key_is_asked_for(self, user: Client) -> None:
         answer = user.post("/v1/finance/expenses", EXPENSE)

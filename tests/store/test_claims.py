@@ -68,13 +68,31 @@ def test_a_key_that_is_claimed_and_released_again_and_again_costs_no_more() -> N
     assert len(claims) == 0
 
 
-def test_an_adopted_record_is_replayed_and_fenced_like_any_other() -> None:
+def test_a_mirror_decides_nothing_until_it_is_finished_here() -> None:
     claims = Claims(10_000)
-    claims.adopt("k", b"f", b"record", ttl_ms=5000, now_ms=NOW_MS)
-    found = claims.claim("k", b"f", lease_ms=1000, now_ms=NOW_MS, wall_us=0)
-    assert (found.state, found.record) == (ClaimState.FINISHED, b"record")
-    other = claims.claim("k", b"g", lease_ms=1000, now_ms=NOW_MS, wall_us=0)
-    assert other.state is ClaimState.MISMATCH
+    claims.mirror("k", b"f", 7, lease_ms=1000, now_ms=NOW_MS)
+    assert not claims.is_live("k", NOW_MS)
+    assert not claims.finish_mirror("k", 8, b"record", ttl_ms=5000, now_ms=NOW_MS)
+    assert claims.finish_mirror("k", 7, b"record", ttl_ms=5000, now_ms=NOW_MS)
+    assert claims.is_live("k", NOW_MS)
+    assert claims.kept("k", NOW_MS + 1000) == ("k", b"f", 7, b"record", 4000)
+    claims.handed_over("k", NOW_MS)
+    assert (claims.is_live("k", NOW_MS), claims.owed) == (False, {})
+
+
+def test_mirrors_make_room_for_claims_and_never_take_more_than_their_share() -> None:
+    claims = Claims(10_000)
+    for number in range(100):
+        claims.mirror(f"mirror{number}", b"f", number, lease_ms=1000, now_ms=NOW_MS)
+    assert 0 < claims.held_bytes <= 2500
+    for number in range(100):
+        claims.mirror_finish(f"mirror{number}", number, bytes(600), ttl_ms=1000, now_ms=NOW_MS)
+    assert 0 < claims.held_bytes <= 2500
+    for number in range(20):
+        _claim(claims, f"k{number}")
+    assert not any(claims.is_live(f"mirror{number}", NOW_MS) for number in range(100))
+    claims.reap(NOW_MS + 10**6, 10_000)
+    assert (len(claims), claims.held_bytes) == (0, 0)
 
 
 def test_fences_grow_when_the_wall_clock_does_not() -> None:

@@ -5,16 +5,7 @@
 -- cost   O(1): one HMGET; three more writes when claimed
 --
 -- The fence is the server's time in microseconds, or one more than the last: it grows even after the key expired.
-local now, micros
-if ARGV[1] ~= '' then
-  now = tonumber(ARGV[1])
-  micros = now * 1000
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  micros = time[1] * 1000000 + time[2]
-end
-
+-- include clock
 local found = redis.call('HMGET', KEYS[1], 'p', 'f', 'u', 'r')
 local ends = tonumber(found[3]) or 0
 if ends > now then
@@ -26,6 +17,6 @@ local fence = math.max(micros, (tonumber(found[2]) or 0) + 1)
 local lease = tonumber(ARGV[3])
 -- Only when there is something: a script that has written is no longer refused when the server is out of memory.
 if found[2] then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], 'p', ARGV[2], 'f', string.format('%.0f', fence), 'u', string.format('%.0f', now + lease))
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lease + tonumber(ARGV[4])))
+redis.call('HSET', KEYS[1], 'p', ARGV[2], 'f', whole(fence), 'u', whole(now + lease))
+redis.call('PEXPIRE', KEYS[1], whole(lease + tonumber(ARGV[4])))
 return {0, fence}

@@ -4,16 +4,10 @@
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] fence   [3] record   [4] ttl_ms
 -- reply  1 written · 0 lost
 -- cost   O(1): one HMGET, one HSET, one PEXPIRE
-local now
-if ARGV[1] ~= '' then
-  now = tonumber(ARGV[1])
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+-- include clock
 local found = redis.call('HMGET', KEYS[1], 'f', 'u', 'r')
 if found[1] ~= ARGV[2] or found[2] == '0' or found[3] then return 0 end
 local ttl = tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], 'r', ARGV[3], 'u', string.format('%.0f', now + ttl))
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl))
+redis.call('HSET', KEYS[1], 'r', ARGV[3], 'u', whole(now + ttl))
+redis.call('PEXPIRE', KEYS[1], whole(ttl))
 return 1

@@ -1,0 +1,249 @@
+"""What this process owes Redis after it was away, and paying it: limits, records, invalidations, replay entries.
+
+Nothing waits for all of it. A call that needs a key pays for that key first, on the same connection, where commands stay
+in order; the rest follows in small batches with pauses, so that a return is no load of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from b1.store.base import Store
+from b1.store.claims import Kept
+from b1.store.memory import MemoryStore
+from b1.store.tally import Batch, Tally
+
+BATCH_KEYS = 32
+PAUSE_S = 0.01
+_TAGS = 4096
+_ENTRIES = 1024
+_ENTRY_BYTES = 1024 * 1024
+_UNSURE = 256
+# Shorter than the server remembers that a batch was applied.
+_UNSURE_MS = 3_000_000
+
+
+class Remote(Store, Protocol):
+    """A store that goes away and comes back, and can be told what happened in between."""
+
+    @property
+    def is_up(self) -> bool: ...
+
+    @property
+    def connects(self) -> int: ...
+
+    async def merge(self, batch: Batch, *, waited_ms: int) -> int: ...
+
+    async def adopt(self, kept: Kept) -> bool: ...
+
+    async def append(
+        self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int, given_id: int = 0
+    ) -> int: ...
+
+
+class OwedEntry(NamedTuple):
+    """An entry of a replay ring that was appended here."""
+
+    stream: str
+    id: int
+    data: bytes
+    keep: int
+    keep_bytes: int
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileSnapshot:
+    """What is owed now, and what was paid since the start.
+
+    Attributes:
+        owed_keys: windows that Redis does not fully know.
+        owed_records: finished claims that Redis does not have.
+        unsure_batches: sent, and not known to have arrived.
+        merged_keys, written_records: paid.
+        forgiven: windows, entries and batches that could not be paid: unreadable in Redis, or over a bound.
+    """
+
+    owed_keys: int
+    owed_records: int
+    unsure_batches: int
+    merged_keys: int
+    written_records: int
+    forgiven: int
+
+
+class Reconciler:
+    """Debts of one process. Every list has a bound; between two awaits all of it is consistent.
+
+    Args:
+        remote: whom it is owed.
+        memory: where windows and records are.
+    """
+
+    def __init__(self, remote: Remote, memory: MemoryStore) -> None:
+        self._remote = remote
+        self._memory = memory
+        self._process = secrets.token_hex(8)
+        self._batches = 0
+        self._unsure: deque[Batch] = deque()
+        self._tags: dict[str, None] | None = {}
+        self._entries: deque[OwedEntry] = deque()
+        self._entry_bytes = 0
+        self._merged = self._written = self._forgiven = 0
+
+    def __repr__(self) -> str:
+        return f"Reconciler({self.snapshot()!r})"
+
+    @property
+    def owes(self) -> bool:
+        """Say whether anything is owed; cheap enough for every call."""
+        memory = self._memory
+        return bool(memory.windows.owed or self._unsure or memory.claims.owed or self._owes_cache or self._entries)
+
+    @property
+    def _owes_cache(self) -> bool:
+        return self._tags is None or bool(self._tags)
+
+    def owe_tags(self, tags: Sequence[str] | None) -> None:
+        """An invalidation did not reach Redis; too many become one of everything."""
+        if tags is None or self._tags is None or len(self._tags) + len(tags) > _TAGS:
+            self._tags = None
+        else:
+            self._tags.update(dict.fromkeys(tags))
+
+    def owe_entry(self, entry: OwedEntry) -> None:
+        """An entry was appended here; the oldest are forgiven beyond the bound."""
+        self._entries.append(entry)
+        self._entry_bytes += len(entry.data)
+        while len(self._entries) > _ENTRIES or self._entry_bytes > _ENTRY_BYTES:
+            self._entry_bytes -= len(self._entries.popleft().data)
+            self._forgiven += 1
+
+    async def pay_windows(self, keys: Iterable[str]) -> None:
+        """Tell Redis about these windows, before it is asked about them.
+
+        Raises:
+            StoreUnavailable: it is still owed.
+        """
+        owed = self._memory.windows.owed
+        while self._unsure:
+            await self._send(self._unsure.popleft())
+        mine = [key for key in keys if key in owed]
+        if mine:
+            await self._send(self._batch(mine))
+
+    async def pay_cache(self) -> None:
+        """Repeat the invalidations, before anything is read from the shared cache.
+
+        Raises:
+            StoreUnavailable: they are still owed.
+        """
+        if not self._owes_cache:
+            return
+        tags, self._tags = self._tags, {}
+        try:
+            await self._remote.invalidate(None if tags is None else list(tags))
+        except BaseException:
+            self.owe_tags(None if tags is None else list(tags))
+            raise
+
+    async def pay_entries(self) -> None:
+        """Append what was appended here, before anything newer is.
+
+        Raises:
+            StoreUnavailable: some are still owed.
+        """
+        while self._entries:
+            entry = self._entries[0]
+            await self._remote.append(
+                entry.stream,
+                entry.data,
+                keep=entry.keep,
+                keep_bytes=entry.keep_bytes,
+                ttl_ms=entry.ttl_ms,
+                given_id=entry.id,
+            )
+            # Another task may have paid the same one meanwhile; Redis has it once.
+            if self._entries and self._entries[0] is entry:
+                self._entry_bytes -= len(self._entries.popleft().data)
+
+    async def pay_all(self) -> None:
+        """Pay everything, in batches with pauses; what arises meanwhile is left to the next time.
+
+        Raises:
+            StoreUnavailable: some is still owed.
+        """
+        await self.pay_cache()
+        await self.pay_entries()
+        await self.pay_windows(())
+        windows = self._memory.windows.owed
+        await self._in_batches(windows, lambda keys: self._send(self._batch(keys)))
+        await self._in_batches(self._memory.claims.owed, self._write)
+
+    def snapshot(self) -> ReconcileSnapshot:
+        """Return numbers; no I/O."""
+        return ReconcileSnapshot(
+            owed_keys=len(self._memory.windows.owed),
+            owed_records=len(self._memory.claims.owed),
+            unsure_batches=len(self._unsure),
+            merged_keys=self._merged,
+            written_records=self._written,
+            forgiven=self._forgiven,
+        )
+
+    @staticmethod
+    async def _in_batches(owed: Iterable[str], pay: Callable[[list[str]], Awaitable[None]]) -> None:
+        todo = list(owed)
+        for start in range(0, len(todo), BATCH_KEYS):
+            if start:
+                await asyncio.sleep(PAUSE_S)
+            await pay(todo[start : start + BATCH_KEYS])
+
+    def _batch(self, keys: list[str]) -> Batch:
+        """Take these keys off the list: from here on the batch carries what is owed for them."""
+        now_ms = self._memory.now_ms()
+        tallies = []
+        for key in keys:
+            found = self._memory.windows.hand_over(key, now_ms)
+            if found is not None:
+                tallies.append(Tally(key, *found))
+        self._batches += 1
+        is_owed = any(part.owed for tally in tallies for part in tally.parts)
+        return Batch(f"{self._process}:{self._batches}", tuple(tallies), now_ms, is_owed)
+
+    async def _send(self, batch: Batch) -> None:
+        waited_ms = self._memory.now_ms() - batch.made_ms
+        if not batch.tallies:
+            return
+        if waited_ms > _UNSURE_MS:
+            self._forgiven += len(batch.tallies)
+            return
+        try:
+            self._forgiven += await self._remote.merge(batch, waited_ms=waited_ms)
+        except BaseException:
+            # Whether it arrived is unknown; Redis will recognise it.
+            self._unsure.append(batch)
+            if len(self._unsure) > _UNSURE:
+                self._forgiven += len(self._unsure.popleft().tallies)
+            raise
+        self._merged += len(batch.tallies)
+
+    async def _write(self, keys: list[str]) -> None:
+        claims = self._memory.claims
+        for key in keys:
+            kept = claims.kept(key, self._memory.now_ms())
+            if kept is None:
+                claims.owed.pop(key, None)
+                continue
+            if await self._remote.adopt(kept):
+                claims.handed_over(key, self._memory.now_ms())
+                self._written += 1
+            else:
+                # Somebody else owns the key there; what is kept here is still the answer to this process's clients.
+                claims.owed.pop(key, None)
+                self._forgiven += 1
