@@ -7,6 +7,7 @@ Reads files of the kernel and nothing of the environment's wishes. On a real App
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ _STOP_LIMIT_S = {"app-service": 5.0, "container": 10.0}
 # cgroup v1 writes "no limit" as a page-rounded number just below 2^63; anything from 2^62 up means none.
 UNLIMITED = 1 << 62
 
+# (version, controller in /proc/self/cgroup, usual mount, files of which a group that counts memory has at least one)
+_MEMORY_HIERARCHIES = (
+    (2, "", "sys/fs/cgroup", ("memory.max", "memory.current")),
+    (1, "memory", "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimit:
@@ -25,6 +32,19 @@ class MemoryLimit:
 
     limit_bytes: int
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A control group that this process's memory is charged to; `version` is 1 or 2."""
+
+    folder: Path
+    version: int
+
+    @property
+    def label(self) -> str:
+        """Return how the source of a limit is named: ``cgroup v1`` or ``cgroup v2``."""
+        return f"cgroup v{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +99,63 @@ def read_host(environ: Mapping[str, str], *, root: Path = Path("/")) -> Host:
 def memory_limit(root: Path, total_bytes: int) -> MemoryLimit:
     """Return the least limit above this process; the machine's memory when no control group limits it."""
     found = [MemoryLimit(total_bytes, "machine")]
-    for folder, name, label in _memory_files(root):
-        limit = _read_limit(folder / name)
+    for group in memory_groups(root):
+        limit = group_limit(group)
         if limit is not None:
-            found.append(MemoryLimit(limit, label))
+            found.append(MemoryLimit(limit, group.label))
     return min(found, key=lambda candidate: candidate.limit_bytes)
+
+
+def memory_groups(root: Path) -> list[MemoryGroup]:
+    """Return the control groups that count our memory, from the highest that can be seen to our own, which is last.
+
+    A machine may mount both versions; only one of them counts memory, and groups without memory files are left out.
+    """
+    mounts = _group_mounts(root)
+    found: list[MemoryGroup] = []
+    for version, controller, default, files in _MEMORY_HIERARCHIES:
+        known = mounts[controller] or {default: "/"}
+        mount = default if default in known else next(iter(known))
+        folders = _group_folders(root, controller, mount, known[mount])
+        found += [MemoryGroup(folder, version) for folder in folders if any((folder / name).exists() for name in files)]
+    return found
+
+
+def group_limit(group: MemoryGroup) -> int | None:
+    """Return the least limit that the group's files state, in bytes; None when they state none.
+
+    Version 1 says in ``memory.stat`` what the groups above allow, also those that a container cannot see. Above
+    version 2's ``memory.high`` the kernel stalls whoever allocates, so it limits as well.
+    """
+    if group.version == 2:
+        stated = [_read_limit(group.folder / name) for name in ("memory.max", "memory.high")]
+    else:
+        above = read_counters(group.folder / "memory.stat").get("hierarchical_memory_limit", 0)
+        stated = [_read_limit(group.folder / "memory.limit_in_bytes"), above if 0 < above < UNLIMITED else None]
+    return min((limit for limit in stated if limit is not None), default=None)
+
+
+def read_counters(path: Path) -> dict[str, int]:
+    """Read lines such as ``inactive_file 4096`` or ``MemTotal: 12 kB`` (as bytes); lines of other shapes are left out.
+
+    Returns nothing when there is no readable file: absence is normal for most of what we look at.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    counters = {}
+    for line in lines:
+        words = line.split()
+        if len(words) in (2, 3) and words[1].isdigit():
+            counters[words[0].rstrip(":")] = int(words[1]) * (1024 if words[-1] == "kB" else 1)
+    return counters
+
+
+def read_number(path: Path) -> int | None:
+    """Read a file that holds one number and nothing else; None when it does not."""
+    words = _read_words(path)
+    return int(words[0]) if len(words) == 1 and words[0].isdigit() else None
 
 
 def cpu_limit(root: Path) -> float:
@@ -103,28 +175,52 @@ def cpu_limit(root: Path) -> float:
     return allowed
 
 
-def _memory_files(root: Path) -> Iterator[tuple[Path, str, str]]:
-    for folder in _group_folders(root, "", "sys/fs/cgroup"):
-        yield folder, "memory.max", "cgroup v2"
-    for folder in _group_folders(root, "memory", "sys/fs/cgroup/memory"):
-        yield folder, "memory.limit_in_bytes", "cgroup v1"
-
-
-def _group_folders(root: Path, controller: str, mount: str) -> Iterator[Path]:
+def _group_folders(root: Path, controller: str, mount: str, mount_root: str = "/") -> Iterator[Path]:
     """Yield the mount's root, our own group's folder and every folder between them.
 
-    Inside a container the path in /proc/self/cgroup may be the host's and not exist below the mount; then the mount's
-    root is our group.
+    Inside a container the path in /proc/self/cgroup may be the host's: then it begins with the part of the hierarchy
+    that is mounted, or does not exist below the mount, and the mount's root is our group.
     """
     top = root / mount
     yield top
+    path = _own_group(root, controller)
+    if mount_root != "/":
+        path = path[len(mount_root) :] if f"{path}/".startswith(f"{mount_root}/") else ""
     folder = top
-    for part in _own_group(root, controller).strip("/").split("/"):
+    for part in path.strip("/").split("/"):
         if part in ("", ".", ".."):
             continue
         folder = folder / part
         if folder.is_dir():
             yield folder
+
+
+def _group_mounts(root: Path) -> dict[str, dict[str, str]]:
+    """Return where the memory hierarchies are mounted: for each controller ("" is version 2), the part at each folder.
+
+    A later mount on the same folder hides the earlier one, as a container's own group hides the machine's.
+    """
+    mounts: dict[str, dict[str, str]] = {"": {}, "memory": {}}
+    try:
+        lines = (root / "proc/self/mountinfo").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return mounts
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, described = before.split(), after.split()
+        if len(fields) < 5 or len(described) < 3:
+            continue
+        mount, part = _unescape(fields[4]).lstrip("/"), _unescape(fields[3])
+        if described[0] == "cgroup2":
+            mounts[""][mount] = part
+        elif described[0] == "cgroup" and "memory" in described[2].split(","):
+            mounts["memory"][mount] = part
+    return mounts
+
+
+def _unescape(field: str) -> str:
+    """Undo mountinfo's octal escapes of blanks and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _own_group(root: Path, controller: str) -> str:

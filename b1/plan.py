@@ -111,6 +111,13 @@ def make_plan(host: Host, settings: Settings) -> Plan:
     )
 
 
+def memory_wish(settings: Settings) -> tuple[int, str]:
+    """Return the memory that is planned for at most, in bytes, and whose wish that is; the box may have less."""
+    if settings.memory_limit is not None:
+        return settings.memory_limit, "B1_MEMORY_LIMIT"
+    return B1_MEMORY_BYTES, "a B1's memory"
+
+
 def state_dir(settings: Settings, temporary: Path) -> Path:
     """Return where reports and small state go; never below App Service's /home, which is a slow network share."""
     return settings.state_dir or temporary / f"b1-{settings.namespace or 'default'}"
@@ -118,10 +125,9 @@ def state_dir(settings: Settings, temporary: Path) -> Path:
 
 def _memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
     limit, source = host.memory.limit_bytes, f"the least limit above this process ({host.memory.source})"
-    if settings.memory_limit is not None and settings.memory_limit <= limit:
-        limit, source = settings.memory_limit, "B1_MEMORY_LIMIT"
-    elif limit > B1_MEMORY_BYTES and settings.memory_limit is None:
-        limit, source = B1_MEMORY_BYTES, f"a B1's memory; this box has {format_bytes(limit)} ({host.memory.source})"
+    wish, whose = memory_wish(settings)
+    if wish <= limit:
+        limit, source = wish, f"{whose}; this box has {format_bytes(limit)} ({host.memory.source})"
     cache = settings.cache_max or min(64 * MIB, max(4 * MIB, limit // 24))
     cache_reason = (
         "B1_CACHE_MAX"

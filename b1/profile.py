@@ -33,10 +33,13 @@ from b1.settings import Settings
 from b1.types import ASGIApp, Principal, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from b1.alerts import Alerts, Severity
     from b1.cache import Cache
     from b1.db import Database
+    from b1.governor import Governor
     from b1.idempotency import Transaction
 
+AlertHandler = TypeVar("AlertHandler", bound=Callable[..., Any])
 EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
 
 
@@ -70,6 +73,7 @@ class B1:
         self._upgrade_url = upgrade_url
         self._settings = settings
         self._runtime: Runtime | None = None
+        self._alert_handlers: list[tuple[Severity | None, bool, Any]] = []
         self.idempotent = Idempotent(self)
         if app is not None:
             self.install(app)
@@ -101,6 +105,22 @@ class B1:
         """Return any ASGI application with the profile around it."""
         self._read_settings()
         return _Installed(self, app, app)
+
+    def on_alert(
+        self, severity: Severity | None = None, *, also_resolved: bool = False
+    ) -> Callable[[AlertHandler], AlertHandler]:
+        """Call the decorated function, plain or async, with each alert that fires; of one severity, or of both.
+
+        Args:
+            severity: ``warning`` or ``critical``.
+            also_resolved: call it for the end of an alert too.
+        """
+
+        def register(handler: AlertHandler) -> AlertHandler:
+            self._alert_handlers.append((severity, also_resolved, handler))
+            return handler
+
+        return register
 
     def use(self, settings: Settings) -> None:
         """Take these settings from the next start on, instead of the environment's; for tests and embedding."""
@@ -168,6 +188,16 @@ class B1:
         return self.runtime.cache
 
     @property
+    def alerts(self) -> Alerts:
+        """Alerts of the application's own: `fire` and `resolve`."""
+        return self.runtime.alerts
+
+    @property
+    def governor(self) -> Governor:
+        """The resource governor: `register` what can give memory back, and `on_level` to hear of pressure."""
+        return self.runtime.governor
+
+    @property
     def tokens(self) -> Tokens:
         """Issues access tokens signed with AUTH_JWT_SECRET."""
         return self.runtime.tokens
@@ -217,6 +247,8 @@ class B1:
             default_policies=self._default_policies,
             upgrade_url=self._upgrade_url,
         )
+        for severity, also_resolved, handler in self._alert_handlers:
+            self._runtime.alerts.on_alert(severity, also_resolved=also_resolved)(handler)
         return self._runtime
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from b1.alerts import AlertOptions, Alerts, MemoryAlerts
 from b1.asgi.deadlines import Deadlines
 from b1.asgi.endpoints.health import State
 from b1.asgi.endpoints.samples import samples
@@ -20,13 +24,13 @@ from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
 from b1.errors import RequestError
-from b1.governor import Governor, Level, LoopMonitor
+from b1.governor import Governor, GovernorOptions, Level, LoopMonitor
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions
 from b1.identity import Identity, Resolver, Tokens
 from b1.limiter import Caller, Limiter, PolicyTable, scaled
 from b1.metrics import Metrics
-from b1.plan import WATERMARKS, Plan
+from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
 from b1.settings import Secret, Settings
 from b1.store.base import Store
 from b1.store.memory import MemoryStore
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("b1.runtime")
 
 UPGRADE_URL = "/docs/plans"
+
+# A successor speaks for a worker that drains only once that one must be gone.
+ALERT_OVERLAP_MARGIN_S = 15
 
 
 class Runtime:
@@ -70,12 +77,9 @@ class Runtime:
         self.metrics = Metrics()
         self.deadlines = Deadlines()
         self.loop = LoopMonitor(self.clock, interval_s=plan.loop_sample_s)
-        self.governor = Governor(
-            self.clock,
-            limit_bytes=plan.memory_limit_bytes,
-            marks=WATERMARKS,
-            interval_s=plan.memory_sample_s,
-        )
+        self.governor = _governor(settings, plan, self.clock)
+        self.alerts = _alerts(settings, host, plan, self.clock)
+        self.governor.on_level(MemoryAlerts(self.alerts).on_level)
         self.l1 = L1(plan.cache_limit_bytes, self.clock)
         self.governor.register(self.l1)
         self.responses = LayerCounts()
@@ -111,6 +115,7 @@ class Runtime:
     async def start(self) -> None:
         """Start every service; a Postgres or Redis that is away does not keep the app from starting."""
         self.loop.start()
+        await self.alerts.start()
         self.governor.start()
         if self.link is not None:
             await self.link.start()
@@ -143,6 +148,7 @@ class Runtime:
             await self.idempotency.aclose()
         await self.cache.aclose()
         await self.governor.aclose()
+        await self.alerts.aclose()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -184,7 +190,7 @@ class Runtime:
                 ("identity", self.identity.hits, self.identity.misses),
             ),
             memory=self.governor.snapshot(),
-            memory_source=self.plan.reasons["memory_limit_bytes"],
+            alerts=self.alerts.snapshot(),
             loop=self.loop.snapshot(),
             db_limit=self.plan.db_connections,
             redis_limit=self.plan.redis_connections,
@@ -210,6 +216,28 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - a refusal of Postgres itself; the watch must outlive it
                 log.warning("the database refused a probe", extra={"error": type(error).__name__})
             await asyncio.sleep(5.0)
+
+
+def _governor(settings: Settings, plan: Plan, clock: Clock) -> Governor:
+    asked_bytes, source = memory_wish(settings)
+    options = GovernorOptions(
+        limit_source=source,
+        reports_dir=state_dir(settings, Path(tempfile.gettempdir())),
+    )
+    return Governor(clock, limit_bytes=asked_bytes, marks=WATERMARKS, interval_s=plan.memory_sample_s, options=options)
+
+
+def _alerts(settings: Settings, host: Host, plan: Plan, clock: Clock) -> Alerts:
+    url, secret = settings.alert_webhook_url, settings.alert_webhook_secret
+    options = AlertOptions(
+        url=url.reveal() if url else None,
+        secret=secret.reveal() if secret else None,
+        instance=host.site_name or socket.gethostname(),
+        state_dir=state_dir(settings, Path(tempfile.gettempdir())),
+        allow_private=settings.alert_allow_private,
+        overlap_s=float(plan.graceful_stop_s + ALERT_OVERLAP_MARGIN_S),
+    )
+    return Alerts(options, clock)
 
 
 def _database(settings: Settings, plan: Plan, clock: Clock) -> Database | None:

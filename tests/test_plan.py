@@ -45,7 +45,8 @@ def test_the_budgets_of_a_b1() -> None:
 def test_a_big_machine_plans_for_a_b1_unless_told_otherwise() -> None:
     assert make_plan(box(24_000, "machine"), Settings()).memory_limit_bytes == 1750 * MIB
     asked = make_plan(box(24_000, "machine"), Settings(memory_limit=4000 * MIB))
-    assert (asked.memory_limit_bytes, asked.reasons["memory_limit_bytes"]) == (4000 * MIB, "B1_MEMORY_LIMIT")
+    assert asked.memory_limit_bytes == 4000 * MIB
+    assert asked.reasons["memory_limit_bytes"].startswith("B1_MEMORY_LIMIT;")
 
 
 def test_a_wish_above_the_box_does_not_raise_the_limit() -> None:

@@ -12,6 +12,7 @@ from b1.errors import ConfigurationError
 VERBS = {
     "run": "start the application for production: gunicorn with the profile, one worker",
     "dev": "start it for development: private Postgres, demo data, restart on change",
+    "box": "run a command inside the memory and CPU limits of a B1, without Docker",
     "plan": "print every derived number with its reason",
     "migrate": "bring the database's schema up to date",
 }

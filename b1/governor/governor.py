@@ -1,50 +1,78 @@
-"""Samples memory, knows the level, and reclaims when it rises: caches first, then garbage, then the allocator's pages.
+"""Samples memory, knows the level, and acts on it: evict, collect, trim; say so; write down what holds the memory.
 
-This is the first working version of the ladder: eviction, collection and trimming at the high watermark. Replacement of
-the worker and the steps above are not part of it.
+Two tasks: one samples, the other acts, so that a level which rises during a long reclaim is noticed at once. Every read of
+a file and every slow call runs in one thread of the governor's own: the shared ones may be full when memory is short.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from b1.clock import Clock
-from b1.governor import memory
-from b1.governor.watermark import Level, Watermark
+from b1.governor import holdings, memory
+from b1.governor.ballast import BALLAST_BYTES, Ballast
+from b1.governor.collection import Collector
+from b1.governor.inject import Injection
+from b1.governor.ladder import Ladder
+from b1.governor.limit import RESERVE_BYTES
+from b1.governor.meter import MemoryMeter, Meter, Reading
+from b1.governor.reclaim import Reclaimed, Reclaimer
+from b1.governor.snapshot import GovernorSnapshot
+from b1.governor.watermark import Level
+from b1.governor.witness import Witness
+from b1.host import MemoryLimit
 from b1.types import Reclaimable
 
 log = logging.getLogger("b1.governor")
 
-# A step is repeated at the same level only after this long: collecting in a loop would cost more than it gives.
-REPEAT_AFTER_S = 30.0
+R = TypeVar("R")
+LevelCallback = Callable[[Level, Level, GovernorSnapshot], None]
+Callback = Callable[[GovernorSnapshot], None]
 
 
 @dataclass(frozen=True, slots=True)
-class GovernorSnapshot:
-    """Memory as the governor sees it; `reclaimed_bytes` is the sum of what its steps measurably gave back."""
+class GovernorOptions:
+    """How the governor behaves.
 
-    used_bytes: int
-    limit_bytes: int
-    level: str
-    level_number: int
-    reclaims: int
-    reclaimed_bytes: int
+    Attributes:
+        limit_source: where the configured limit comes from, in words.
+        reserve_bytes: what has to stay free on the host.
+        ballast_bytes: memory given up at the emergency level; 0 keeps none.
+        full_collection_s: a full collection is done while its predicted pause is shorter than this.
+        reports_dir: where reports of what holds the memory go; None writes none.
+        reports_apart_s: reports that the critical level causes are at least this far apart.
+        injection_file: staging only: a file with a ratio that replaces the measured one. None, as in production, never
+            looks for one.
+        trace_window_s: allocations are traced for this long from the elevated level on; 0 never traces.
+    """
 
-    @property
-    def ratio(self) -> float:
-        """Used memory as a share of the limit."""
-        return self.used_bytes / self.limit_bytes
+    limit_source: str = "configured"
+    reserve_bytes: int = RESERVE_BYTES
+    ballast_bytes: int = BALLAST_BYTES
+    full_collection_s: float = 0.1
+    reports_dir: Path | None = None
+    reports_apart_s: float = 300.0
+    injection_file: Path | None = None
+    trace_window_s: float = 0.0
 
 
 class Governor:
     """One per worker.
 
     Args:
-        read_used: returns the bytes that count; replaced in tests and for pressure injection.
+        limit_bytes: the configured limit; the effective one may be less and changes while we run.
+        marks: per cent of the limit at which each level begins, by the level's lower-case name.
+        interval_s: time between samples.
+        meter: what is read; tests have their own.
+        large_requests: returns recent large requests for the report, called on the loop.
     """
 
     def __init__(
@@ -54,89 +82,234 @@ class Governor:
         limit_bytes: int,
         marks: Mapping[str, int],
         interval_s: float,
-        read_used: Callable[[], int] = memory.used_bytes,
+        options: GovernorOptions | None = None,
+        meter: Meter | None = None,
+        large_requests: holdings.Requests | None = None,
     ) -> None:
         self._clock = clock
-        self._limit_bytes = limit_bytes
         self._interval_s = interval_s
-        self._read_used = read_used
-        self._watermark = Watermark(marks)
-        self._reclaimables: list[Reclaimable] = []
-        self._used_bytes = 0
-        self._task: asyncio.Task[None] | None = None
-        self._last_reclaim_s = float("-inf")
+        self._options = options = options or GovernorOptions()
+        self._meter = meter or _meter(limit_bytes, options)
+        self._reading = Reading(0, "processes", limit_bytes, options.limit_source)
+        self._ladder = Ladder(marks)
+        self._collector = Collector(clock, pause_limit_s=options.full_collection_s)
+        self._reclaimer = Reclaimer(
+            clock,
+            self._collector,
+            read_used=self._meter.used_bytes,
+            off_loop=self._off_loop,
+            trim=memory.trimmer(),
+        )
+        self._ballast = Ballast(options.ballast_bytes)
+        self._witness = Witness(
+            clock,
+            options.reports_dir,
+            apart_s=options.reports_apart_s,
+            off_loop=self._off_loop,
+            requests=large_requests,
+        )
+        self._level_callbacks: list[LevelCallback] = []
+        self._irreclaimable_callbacks: list[Callback] = []
+        self._is_exact_wanted = False
+        self._reclaiming = asyncio.Lock()
+        self._last_reclaim: Reclaimed | None = None
         self._reclaims = 0
-        self._reclaimed_bytes = 0
+        self._returned: Counter[str] = Counter()
+        self._longest_slice_s = 0.0
+        self._due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._thread: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
-        return f"<Governor {self._watermark.level.name.lower()} used_bytes={self._used_bytes}>"
+        return f"<Governor {self.level.name.lower()} used_bytes={self._reading.used_bytes}>"
 
     @property
     def level(self) -> Level:
         """The present level; read on the request path."""
-        return self._watermark.level
+        return self._ladder.level
 
     def register(self, reclaimable: Reclaimable) -> None:
         """Let the governor take memory from it; lower priorities are emptied first."""
-        self._reclaimables.append(reclaimable)
-        self._reclaimables.sort(key=lambda one: one.priority)
+        self._reclaimer.register(reclaimable)
+
+    def on_level(self, callback: LevelCallback) -> None:
+        """Call `callback(previous, level, snapshot)` on the loop whenever the level changes, before anything is reclaimed.
+
+        It must not block. An exception is logged and keeps nobody else from being called.
+        """
+        self._level_callbacks.append(callback)
+
+    def on_irreclaimable(self, callback: Callback) -> None:
+        """Call `callback(snapshot)` once when, at severe or above, a reclaim returned next to nothing."""
+        self._irreclaimable_callbacks.append(callback)
 
     def start(self) -> None:
-        """Begin to sample."""
-        self._used_bytes = self._read_used()
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="b1-governor")
+        """Begin to sample; the ballast is taken now."""
+        used = memory.used_bytes()
+        self._reading = Reading(used, "processes", self._reading.limit_bytes, self._reading.limit_source)
+        self._ballast.take()
+        self._collector.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._watch(), name="b1-governor-watch"),
+            loop.create_task(self._work(), name="b1-governor-work"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_report_death)
 
     async def aclose(self) -> None:
-        """Stop sampling."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """Stop sampling and acting; give up the ballast and the thread."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._collector.stop()
+        self._witness.close()
+        self._ballast.release()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
 
     def snapshot(self) -> GovernorSnapshot:
-        """Return the last sample; no I/O."""
-        level = self._watermark.level
+        """Return the last sample and what was done; no I/O."""
+        reading, ladder = self._reading, self._ladder
         return GovernorSnapshot(
-            used_bytes=self._used_bytes,
-            limit_bytes=self._limit_bytes,
-            level=level.name.lower(),
-            level_number=int(level),
+            used_bytes=reading.used_bytes,
+            limit_bytes=reading.limit_bytes,
+            level=ladder.level.name.lower(),
+            level_number=int(ladder.level),
             reclaims=self._reclaims,
-            reclaimed_bytes=self._reclaimed_bytes,
+            reclaimed_bytes=self._returned.total(),
+            limit_source=reading.limit_source,
+            used_source=reading.used_source,
+            swapped_bytes=reading.swapped_bytes,
+            slope_bytes_per_s=ladder.slope_bytes_per_s,
+            time_to_limit_s=ladder.time_to_limit_s,
+            promoted_by=ladder.promoted_by,
+            stall_some=reading.stall.some_avg10,
+            stall_full=reading.stall.full_avg10,
+            swap_in_pages_per_s=reading.stall.swap_in_pages_per_s,
+            is_injected=reading.is_injected,
+            is_irreclaimable=ladder.is_irreclaimable,
+            last_reclaim=self._last_reclaim,
+            returned_by_step=tuple(self._returned.items()),
+            longest_slice_s=self._longest_slice_s,
+            held=self._reclaimer.held(),
+            ballast_bytes=self._ballast.held_bytes,
+            report=self._witness.last.name if self._witness.last is not None else None,
         )
 
     async def sample(self) -> Level:
-        """Take one sample and act on a level that was just reached, or that still holds after a while."""
-        before = self._watermark.level
-        self._used_bytes = self._read_used()
-        level = self._watermark.update(self._used_bytes / self._limit_bytes, self._clock.monotonic())
-        if level is not before:
-            log.warning("memory level changed", extra={"level": level.name.lower(), "usedBytes": self._used_bytes})
-        is_repeat_due = self._clock.monotonic() - self._last_reclaim_s >= REPEAT_AFTER_S
-        if level >= Level.HIGH and (level > before or is_repeat_due):
-            await self.reclaim()
+        """Take one sample, tell who wants to know of a new level, and note what is due; `act` does it."""
+        now_s = self._clock.monotonic()
+        exactly, self._is_exact_wanted = self._is_exact_wanted, False
+        self._reading = await self._off_loop(partial(self._meter.read, now_s, exactly=exactly))
+        previous = self.level
+        level = self._ladder.take(self._reading, now_s)
+        if level is not previous:
+            self._changed(previous, level)
+        if self._ladder.is_due(now_s) or self._witness.is_due():
+            self._due.set()
         return level
 
-    async def reclaim(self) -> int:
-        """Evict half of what is reclaimable, collect, and give freed pages back; return the bytes that really left."""
-        self._last_reclaim_s = self._clock.monotonic()
-        before = self._read_used()
-        evicted = 0
-        for reclaimable in self._reclaimables:
-            evicted += reclaimable.reclaim(reclaimable.held_bytes() // 2)
-            await asyncio.sleep(0)  # between holders, so that no slice holds the loop for long
-        gc.collect(1)
-        trim = memory.trimmer()
-        if trim is not None:
-            await asyncio.to_thread(trim)
-        self._used_bytes = self._read_used()
-        returned = max(0, before - self._used_bytes)
+    async def act(self) -> None:
+        """Do what is due at the present level; nothing when it was done already."""
+        self._due.clear()
+        level, now_s = self.level, self._clock.monotonic()
+        if level is Level.EMERGENCY:
+            self._ballast.release()
+        elif level <= Level.ELEVATED and self._tasks:
+            self._ballast.take()
+        if level is Level.ELEVATED and self._options.trace_window_s:
+            self.trace(self._options.trace_window_s)
+        if self._ladder.is_due(now_s):
+            await self._climb()
+        if self._witness.is_due():
+            await self.write_report()
+
+    async def reclaim(self, share: float = 0.5) -> Reclaimed:
+        """Evict `share` (0 to 1) of what is reclaimable, collect, and give freed pages back; return what really left."""
+        return await self._reclaim(share, "asked")
+
+    def trace(self, window_s: float) -> bool:
+        """Trace allocations for `window_s`; the lines are in the report that its end writes. False if a trace runs."""
+        return self._witness.trace(window_s)
+
+    async def write_report(self) -> Path | None:
+        """Write down what holds the memory; return the file, or None where reports are off or cannot be written."""
+        return await self._witness.write(self.snapshot())
+
+    async def _climb(self) -> None:
+        """Reclaim because of the level, and judge what came of it."""
+        reading = self._reading
+        reclaimed = await self._reclaim(self._ladder.begin(), self.level.name.lower())
+        if self._ladder.finish(reclaimed, reading, self._clock.monotonic()):
+            log.error("memory cannot be reclaimed", extra={"returnedBytes": reclaimed.returned_bytes})
+            snapshot = self.snapshot()
+            for callback in self._irreclaimable_callbacks:
+                _call(partial(callback, snapshot))
+
+    async def _reclaim(self, share: float, level: str) -> Reclaimed:
+        async with self._reclaiming:
+            reclaimed = await self._reclaimer.reclaim(share, level=level)
         self._reclaims += 1
-        self._reclaimed_bytes += returned
-        log.warning("memory reclaimed", extra={"evictedBytes": evicted, "returnedBytes": returned})
-        return returned
+        self._last_reclaim = reclaimed
+        self._longest_slice_s = max(self._longest_slice_s, reclaimed.longest_slice_s)
+        for step in reclaimed.steps:
+            self._returned[step.name] += step.returned_bytes
+        yields = {f"{step.name}Bytes": step.returned_bytes for step in reclaimed.steps}
+        log.warning("memory reclaimed", extra={"level": level, "evictedBytes": reclaimed.evicted_bytes, **yields})
+        return reclaimed
+
+    def _changed(self, previous: Level, level: Level) -> None:
+        self._is_exact_wanted = True
+        self._due.set()
+        if previous < Level.CRITICAL <= level:
+            self._witness.want()
+        snapshot = self.snapshot()
+        log.log(
+            logging.WARNING if level > previous else logging.INFO,
+            "memory level changed",
+            extra={
+                "level": snapshot.level,
+                "usedBytes": snapshot.used_bytes,
+                "limitBytes": snapshot.limit_bytes,
+                "limitSource": snapshot.limit_source,
+                "promotedBy": snapshot.promoted_by,
+            },
+        )
+        for callback in self._level_callbacks:
+            _call(partial(callback, previous, level, snapshot))
+
+    def _off_loop(self, call: Callable[[], R]) -> Awaitable[R]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "b1-governor")
+        return asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
             await self.sample()
+            await asyncio.sleep(self._interval_s)
+
+    async def _work(self) -> None:
+        while True:
+            await self._due.wait()
+            await self.act()
+
+
+def _meter(limit_bytes: int, options: GovernorOptions) -> MemoryMeter:
+    injection = Injection(options.injection_file) if options.injection_file is not None else None
+    configured = MemoryLimit(limit_bytes, options.limit_source)
+    return MemoryMeter(configured, reserve_bytes=options.reserve_bytes, injection=injection)
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:  # one listener's mistake must not stop the ladder
+        log.exception("a listener of the governor failed")
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the governor has stopped", exc_info=error)

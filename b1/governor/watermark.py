@@ -1,7 +1,7 @@
 """Levels of memory pressure with hysteresis. Pure: a sample in, the level out.
 
 Up at once after two samples in a row, down only after the pressure has stayed five points below the mark for ten seconds:
-a level that flaps would evict and alert on every breath.
+a level that flaps would evict and alert on every breath. A sample may be promoted: it then counts one level higher.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ class Watermark:
     def __repr__(self) -> str:
         return f"<Watermark {self.level.name.lower()}>"
 
-    def update(self, ratio: float, now_s: float) -> Level:
-        """Take one sample (used / limit) and return the level that holds now."""
-        reached = self._level_at(ratio)
+    def update(self, ratio: float, now_s: float, *, promoted: bool = False) -> Level:
+        """Take one sample (used / limit) and return the level that holds now.
+
+        Args:
+            promoted: act one level early, because the limit is near in time or the machine stalls.
+        """
+        reached = self._level_at(ratio, promoted)
         if reached > self.level:
             self._calm_since_s = None
             self._above += 1
@@ -51,11 +55,10 @@ class Watermark:
                 self._above, self.level = 0, reached
             return self.level
         self._above = 0
-        self._maybe_leave(ratio, now_s)
+        self._maybe_leave(self._level_at(ratio + LEAVE_BELOW_POINTS / 100, promoted), now_s)
         return self.level
 
-    def _maybe_leave(self, ratio: float, now_s: float) -> None:
-        calm = self._level_at(ratio + LEAVE_BELOW_POINTS / 100)
+    def _maybe_leave(self, calm: Level, now_s: float) -> None:
         if calm >= self.level:
             self._calm_since_s = None
         elif self._calm_since_s is None:
@@ -63,5 +66,14 @@ class Watermark:
         elif now_s - self._calm_since_s >= LEAVE_AFTER_S:
             self.level, self._calm_since_s = calm, None
 
-    def _level_at(self, ratio: float) -> Level:
-        return max((level for level, mark in self._marks if ratio >= mark), default=Level.NORMAL)
+    def leave_ratio(self, level: Level) -> float:
+        """Return the share of the limit below which `level` is left.
+
+        Raises:
+            KeyError: the level has no mark.
+        """
+        return dict(self._marks)[level] - LEAVE_BELOW_POINTS / 100
+
+    def _level_at(self, ratio: float, promoted: bool) -> Level:
+        level = max((level for level, mark in self._marks if ratio >= mark), default=Level.NORMAL)
+        return Level(min(level + promoted, Level.EMERGENCY))

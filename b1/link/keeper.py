@@ -19,13 +19,12 @@ from b1.link.forks import when_forked
 from b1.link.options import LinkOptions
 from b1.link.owner import WireEvents
 from b1.link.replies import ReplyError
-from b1.link.reserve import Reserve, part
+from b1.link.reserve import KILLED_HOLDER_S, Reserve, part
 from b1.link.wire import Wire
 from b1.slots import Slot, Slots
 
 _log = logging.getLogger("b1.link")
 _SLOT_RETRY_S = 0.2
-_KILLED_HOLDER_S = 0.05
 _PATIENCE_S = 1.5
 
 
@@ -177,7 +176,7 @@ class Keeper(WireEvents):
         self._slots.want(False)
         self.slot = slot
         if not slot.record.is_clean:
-            await asyncio.sleep(_KILLED_HOLDER_S)  # the server sees the end of it within a turn of its loop
+            await asyncio.sleep(KILLED_HOLDER_S)
 
     def _free_slot(self) -> Slot | None:
         self.last_error = f"all {self._slots.count} Redis connections of this host are in use"

@@ -22,6 +22,8 @@ Reason = Literal["stalled", "emergency", "last_words"]
 
 _GOODBYE_LIMIT_S = 0.25
 _IDLE_STEP_S = 0.05
+# A slot whose last holder was killed: the server sees the end of its connection within a turn of its loop.
+KILLED_HOLDER_S = 0.05
 
 
 def _nothing() -> None:
@@ -137,6 +139,8 @@ class Reserve:
             self._slot = slot = self._slots.take()
             if slot is None:
                 raise StoreUnavailable("there is no reserve: another process holds the host's second connection")
+            if not slot.record.is_clean:
+                await asyncio.sleep(KILLED_HOLDER_S)
             self._wire = await self._dial(slot)
             return self._wire
         except BaseException:

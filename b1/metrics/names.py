@@ -53,7 +53,17 @@ MEMORY_LIMIT = Metric("b1_memory_limit_bytes", "gauge", "The effective memory li
 MEMORY_USED = Metric("b1_memory_used_bytes", "gauge", "Memory that counts against the limit.")
 MEMORY_LEVEL = Metric("b1_memory_level", "gauge", "0 normal, 1 elevated, 2 high, 3 severe, 4 critical, 5 emergency.")
 
+MEMORY_RECLAIMED = Metric(
+    "b1_memory_reclaimed_bytes_total", "counter", "Memory that a step of the ladder measurably gave back.", ("step",)
+)
+MEMORY_IRRECLAIMABLE = Metric("b1_memory_irreclaimable", "gauge", "1 while reclaiming no longer helps.")
+
 LOOP_LAG = Metric("b1_event_loop_lag_seconds", "gauge", "Lag of the event loop over ten seconds.", ("quantile",))
+
+ALERTS_FIRING = Metric("b1_alerts_firing", "gauge", "Alerts that fire now.")
+ALERTS_WAITING = Metric("b1_alerts_waiting", "gauge", "Messages for the webhook that are not delivered yet.")
+ALERT_ATTEMPTS = Metric("b1_alert_attempts_total", "counter", "Attempts to deliver an alert.", ("outcome",))
+ALERTS_DROPPED = Metric("b1_alerts_dropped_total", "counter", "Messages given up: too old, or the queue was full.")
 
 UNHANDLED = Metric("b1_unhandled_errors_total", "counter", "Exceptions that no handler caught.")
 

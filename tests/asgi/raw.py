@@ -134,6 +134,11 @@ def http(path: str = "/", method: str = "GET", *, query: bytes = b"", **more: An
     return {**scope, **given, "headers": list(given.get("headers", ()))}
 
 
+async def nothing(*_: object) -> Any:
+    """Stand for `receive` and `send` where neither may be called."""
+    raise AssertionError
+
+
 def bearer(token: str) -> tuple[bytes, bytes]:
     return b"authorization", b"Bearer " + token.encode()
 

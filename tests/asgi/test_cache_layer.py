@@ -13,7 +13,7 @@ from b1.cache import L1
 from b1.clock import ManualClock
 from b1.types import ASGIApp, Principal, Receive, Scope, Send
 from b1.units import MIB
-from tests.asgi.raw import ANN, BOB, App, Reply, call, inside
+from tests.asgi.raw import ANN, BOB, App, Reply, call, inside, nothing
 
 LEDGER = CacheOptions(ttl_s=60, vary="organization", tags=("ledger:{organization}",))
 MINE = CacheOptions(ttl_s=60)
@@ -102,7 +102,7 @@ class TestWhoseAnswerItIs:
         assert await runs_of(world, {"principal": ANN}, {"principal": Principal("ann", "2")}) == 2
 
     async def test_callers_without_an_organisation_are_not_one_organisation(self) -> None:
-        alone = [{"principal": Principal(actor)} for actor in ("dan", "eve")]
+        alone: list[dict[str, Any]] = [{"principal": Principal(actor)} for actor in ("dan", "eve")]
         assert await runs_of(World(), *alone) == 2
 
     async def test_query_and_path_are_part_of_it(self) -> None:
@@ -193,9 +193,6 @@ class TestInvalidation:
 
 
 async def test_other_scopes_pass_untouched() -> None:
-    async def nothing(*_: object) -> dict[str, object]:
-        raise AssertionError
-
     world = World()
     await world.layer({"type": "websocket"}, nothing, nothing)
     assert world.inner.seen == [("websocket", b"")]

@@ -13,7 +13,7 @@ from b1.asgi.middleware.deadline import Deadline
 from b1.asgi.options import RouteOptions
 from b1.clock import DEADLINE, ManualClock
 from b1.types import ASGIApp, Receive, Scope, Send
-from tests.asgi.raw import App, Reply, call, inside
+from tests.asgi.raw import App, Reply, call, inside, nothing
 
 AT_ONCE_S = 0.01
 
@@ -121,9 +121,6 @@ async def test_other_scopes_have_no_deadline() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(DEADLINE.get())
-
-    async def nothing(*_: object) -> dict[str, object]:
-        raise AssertionError
 
     await Deadline(app, clock=ManualClock(), deadlines=Deadlines(), default_s=1.0)(
         {"type": "websocket"}, nothing, nothing

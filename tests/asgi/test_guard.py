@@ -7,7 +7,7 @@ import pytest
 from b1.asgi.context import RequestContext
 from b1.asgi.middleware.guard import Guard
 from b1.types import ASGIApp, Receive, Scope, Send
-from tests.asgi.raw import App, Reply, Unreadable, call, inside
+from tests.asgi.raw import App, Reply, Unreadable, call, inside, nothing
 
 CHUNKED = (b"transfer-encoding", b"chunked")
 
@@ -106,7 +106,7 @@ class TestClientAddress:
 
 async def test_other_scopes_pass_untouched() -> None:
     app = App()
-    await Guard(app, body_limit_bytes=1, proxy="none")({"type": "websocket"}, _nothing, _nothing)
+    await Guard(app, body_limit_bytes=1, proxy="none")({"type": "websocket"}, nothing, nothing)
     assert app.seen == [("websocket", b"")]
 
 
@@ -116,5 +116,5 @@ async def test_a_get_without_a_body_costs_nothing() -> None:
     assert (reply.status, app.runs) == (200, 1)
 
 
-async def _nothing(*_: object) -> dict[str, object]:
+async def _nothing() -> dict[str, object]:
     return {"type": "http.request", "body": b"", "more_body": False}

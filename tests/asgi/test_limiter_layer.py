@@ -17,7 +17,7 @@ from b1.store.memory import MemoryStore
 from b1.testing import StoreHarness
 from b1.types import ASGIApp, Principal
 from b1.units import MIB
-from tests.asgi.raw import ANN, BOB, App, Reply, Unreadable, call, inside
+from tests.asgi.raw import ANN, BOB, App, Reply, Unreadable, call, inside, nothing
 
 TABLE = PolicyTable(
     (
@@ -217,9 +217,5 @@ class TestOnBehalfOfAHandler:
 
 async def test_other_scopes_pass_untouched() -> None:
     world = World()
-    await LimiterLayer(world.app, limits=world.limits)({"type": "websocket"}, _nothing, _nothing)
+    await LimiterLayer(world.app, limits=world.limits)({"type": "websocket"}, nothing, nothing)
     assert world.app.seen == [("websocket", b"")]
-
-
-async def _nothing(*_: object) -> dict[str, object]:
-    raise AssertionError

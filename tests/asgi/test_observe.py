@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from b1.clock import ManualClock
 from b1.errors import Overloaded
 from b1.logs import REQUEST_ID
 from b1.metrics import Metrics
-from b1.types import ASGIApp, Message, Receive, Scope, Send
-from tests.asgi.raw import App, call, http
+from b1.types import ASGIApp, Receive, Scope, Send
+from tests.asgi.raw import App, call, http, nothing
 
 NO_METHODS: frozenset[str] | None = None
 
@@ -149,7 +150,7 @@ class TestCounts:
 
 
 class TestRoutes:
-    async def seen(self, path: str, **more: object) -> tuple[str, dict[str, str]]:
+    async def seen(self, path: str, **more: Any) -> tuple[str, dict[str, str]]:
         found: list[tuple[str, dict[str, str]]] = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,9 +179,5 @@ async def test_headers_of_the_layers_below_go_out_with_any_answer() -> None:
 async def test_other_scopes_pass_untouched(kind: str) -> None:
     app = App()
     scope: Scope = {**http(), "type": kind}
-
-    async def nothing(*_: object) -> Message:
-        raise AssertionError
-
     await World(app).layer(scope, nothing, nothing)
     assert app.seen == [(kind, b"")] and "b1" not in scope

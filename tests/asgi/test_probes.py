@@ -4,45 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from b1.asgi.context import RequestContext
 from b1.asgi.endpoints.health import Health, State, not_ready_reason, overall
+from b1.asgi.limits import policies_by_method
 from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints
-from b1.cache import CacheSnapshot
-from b1.db import DatabaseSnapshot
-from b1.db.counters import Counters
-from b1.governor import GovernorSnapshot, LagSnapshot
-from b1.settings import Secret
-from b1.store.base import StoreSnapshot
+from b1.db import Database, DatabaseOptions
+from b1.host import read_host
+from b1.identity.identity import principal_from_claims
+from b1.limiter import DEFAULT_POLICIES
+from b1.plan import make_plan
+from b1.runtime import Runtime
+from b1.settings import Secret, Settings
 from b1.types import ASGIApp
-from tests.asgi.raw import App, bearer, call, inside
+from tests.asgi.raw import App, bearer, call, inside, nothing
 
 ADMIN = "an admin token of some length"
-DATABASE = DatabaseSnapshot(
-    limit=3, in_use=1, idle=2, waiting=0, opening=0, resting=0, closing=0, connected=True, away_since=None, away_s=0.0,
-    away_reason="", holders=(), counters=Counters(),
-)  # fmt: skip
-STORE = StoreSnapshot("redis", True, 0, 0, 1, 10, 0, 0.4)
-STATE = State(
-    phase="running",
-    wall_s=1_750_000_000.0,
-    database=DATABASE,
-    is_redis_configured=True,
-    redis_in_use=1,
-    store=STORE,
-    limiter_enabled=True,
-    idempotency=None,
-    cache=CacheSnapshot(True, 0, 0, 1, 0, 0, 0, {}),
-    cache_layers=(),
-    memory=GovernorSnapshot(100, 1000, "normal", 0, 0, 0),
-    memory_source="a test",
-    loop=LagSnapshot(0.001, 0.002, 0.003, 200),
-    db_limit=3,
-    redis_limit=2,
+
+
+def _state() -> State:
+    """Return what a runtime that was just built says, as if it had started and all was well."""
+    settings, host = Settings(), read_host({})
+    runtime = Runtime(
+        settings,
+        host,
+        make_plan(host, settings),
+        resolve=principal_from_claims,
+        policies=DEFAULT_POLICIES,
+        default_policies=policies_by_method,
+    )
+    now = runtime.state()
+    return replace(
+        now,
+        phase="running",
+        wall_s=1_750_000_000.0,
+        database=DATABASE,
+        is_redis_configured=True,
+        redis_in_use=1,
+        store=replace(now.store, mode="redis", connected=True, latency_ms=0.4),
+        memory=replace(now.memory, used_bytes=100, limit_bytes=1000),
+    )
+
+
+DATABASE = replace(
+    Database(DatabaseOptions(url="postgresql://nobody@127.0.0.1:1/none", slots_dir=Path())).snapshot(),
+    in_use=1,
+    idle=2,
+    connected=True,
 )
+STATE = _state()
+STORE = STATE.store
 POSTGRES_LOST = replace(STATE, database=replace(DATABASE, connected=False, away_since=1.0, away_s=14.9))
 POSTGRES_AWAY = replace(STATE, database=replace(DATABASE, connected=False, away_since=1.0, away_s=15.0))
 REDIS_AWAY = replace(STATE, store=replace(STORE, mode="local", connected=False))
@@ -226,10 +241,6 @@ class TestFlood:
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
 async def test_other_scopes_pass_untouched(kind: str) -> None:
     app = App()
-
-    async def nothing(*_: object) -> dict[str, object]:
-        raise AssertionError
-
     await Probes(app, endpoints={}, admin_token=None, within_limit=lambda _: True, hidden=frozenset())(
         {"type": kind, "path": "/live"}, nothing, nothing
     )

@@ -1,81 +1,318 @@
-"""At the high watermark the governor takes from what it was introduced to."""
+"""The governor climbs the ladder: it tells, evicts, collects, trims, writes down, and gives up its ballast last."""
 
+import asyncio
 import gc
+import itertools
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from b1.cache import L1
 from b1.clock import ManualClock
-from b1.governor import Governor, Level
+from b1.governor import Governor, GovernorOptions, Level
+from b1.governor.stall import Stall
 from b1.plan import WATERMARKS
-
-MIB = 1024**2
-
-
-def governor(clock: ManualClock, readings: list[int]) -> Governor:
-    return Governor(
-        clock,
-        limit_bytes=100 * MIB,
-        marks=WATERMARKS,
-        interval_s=0.5,
-        read_used=lambda: readings.pop(0) if len(readings) > 1 else readings[0],
-    )
+from b1.units import MIB
+from tests.governor.fakes import LIMIT, Bench, FakeMeter, Holder
 
 
-def filled_cache(clock: ManualClock) -> L1:
+@pytest.fixture
+def meter() -> FakeMeter:
+    return FakeMeter()
+
+
+@pytest.fixture
+def bench(clock: ManualClock, meter: FakeMeter) -> Bench:
+    return Bench(clock, meter)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop and the governor's thread run until the condition holds, within a bound."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.get_running_loop().run_in_executor(None, os.getpid)
+    raise AssertionError("the condition never held")
+
+
+async def test_every_level_is_told_once_on_the_way_up_and_down(bench: Bench) -> None:
+    for per_cent in (50, 72, 82, 87, 92, 97):
+        await bench.at(per_cent, samples=4)
+    await bench.at(40, samples=30)
+    up = ["normal", "elevated", "high", "severe", "critical", "emergency"]
+    assert [*itertools.pairwise(up), ("emergency", "normal")] == bench.levels
+
+
+async def test_listeners_are_told_before_anything_is_reclaimed(bench: Bench, meter: FakeMeter) -> None:
+    holder = Holder("cache", 60, meter=meter)
+    bench.governor.register(holder)
+    seen: list[tuple[str, int]] = []
+    bench.governor.on_level(lambda _, level, snapshot: seen.append((snapshot.level, dict(snapshot.held)["cache"])))
+    await bench.at(82)
+    assert [("high", 60 * MIB)] == seen
+    assert 30 * MIB == holder.held
+
+
+async def test_a_listener_that_fails_stops_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("listener")
+
+    told: list[Level] = []
+    bench.governor.on_level(fail)
+    bench.governor.on_level(lambda _, level, __: told.append(level))
+    bench.governor.on_irreclaimable(fail)
+    await bench.at(87)
+    assert [Level.SEVERE] == told
+    assert 1 == bench.irreclaimable
+    assert 2 == sum("listener of the governor failed" in record.message for record in caplog.records)
+
+
+async def test_half_of_the_cache_is_evicted_at_the_high_level(bench: Bench, clock: ManualClock) -> None:
     l1 = L1(10 * MIB, clock)
     for number in range(64):
         l1.put(f"k{number}", b"x" * 10_000, 10_000, ttl_s=60, versions=())
-    return l1
-
-
-async def test_half_of_the_cache_is_evicted_at_the_high_watermark(clock: ManualClock) -> None:
-    l1 = filled_cache(clock)
-    one = governor(clock, [85 * MIB, 85 * MIB, 85 * MIB, 60 * MIB])
-    one.register(l1)
+    bench.governor.register(l1)
     before = l1.held_bytes()
-    assert Level.NORMAL is await one.sample()
+    await bench.at(79, samples=3)
     assert before == l1.held_bytes()
-    assert Level.SEVERE is await one.sample()
-    assert l1.held_bytes() <= before // 2
-    snapshot = one.snapshot()
-    assert (snapshot.reclaims, snapshot.reclaimed_bytes) == (1, 25 * MIB)
+    await bench.at(82)
+    assert before // 4 < l1.held_bytes() <= before // 2
 
 
-async def test_the_same_level_reclaims_again_only_after_a_while(clock: ManualClock) -> None:
-    one = governor(clock, [82 * MIB])
-    for _ in range(5):
-        await one.sample()
-    assert one.snapshot().reclaims == 1
-    clock.advance(31)
-    await one.sample()
-    assert one.snapshot().reclaims == 2
+async def test_a_level_that_holds_is_reclaimed_once(bench: Bench, meter: FakeMeter) -> None:
+    bench.governor.register(Holder("cache", 200, meter=meter))
+    await bench.at(82, samples=1)
+    for _ in range(20):
+        await bench.at(82, samples=1)
+    assert 1 == bench.governor.snapshot().reclaims
+    await bench.at(82, samples=60)
+    assert 2 == bench.governor.snapshot().reclaims
 
 
-async def test_lower_priorities_are_emptied_first(clock: ManualClock) -> None:
-    emptied: list[str] = []
+async def test_a_reclaim_that_helps_brings_the_level_back(bench: Bench, meter: FakeMeter) -> None:
+    bench.governor.register(Holder("cache", 400, meter=meter))
+    await bench.at(82)
+    assert 620 * MIB == meter.used
+    assert "normal" == await bench.go(30)
+    snapshot = bench.governor.snapshot()
+    assert (1, 200 * MIB, {"evict": 200 * MIB, "collect": 0, "trim": 0}) == (
+        snapshot.reclaims,
+        snapshot.reclaimed_bytes,
+        {"trim": 0, **dict(snapshot.returned_by_step)},
+    )
 
-    class Holder:
-        def __init__(self, name: str, priority: int) -> None:
-            self.name, self.priority = name, priority
 
-        def held_bytes(self) -> int:
-            return 1000
+async def test_what_cannot_be_reclaimed_is_announced_once_and_not_collected_in_a_loop(bench: Bench) -> None:
+    await bench.at(82, samples=4)
+    assert (0, True) == (bench.irreclaimable, bench.governor.snapshot().is_irreclaimable)
+    await bench.at(87, samples=120)  # a minute
+    assert (1, 2) == (bench.irreclaimable, bench.governor.snapshot().reclaims)
+
+
+async def test_the_last_level_drops_the_caches_and_the_ballast(clock: ManualClock, meter: FakeMeter) -> None:
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=8 * MIB))
+    holder = Holder("cache", 60, meter=meter)
+    bench.governor.register(holder)
+    bench.governor.start()  # its own tasks act beside the ones below
+    try:
+        assert 8 * MIB == bench.governor.snapshot().ballast_bytes
+        await bench.at(97)
+        await until(lambda: (holder.held, bench.governor.snapshot().ballast_bytes) == (0, 0))
+        await bench.at(82, samples=25)
+        assert 0 == bench.governor.snapshot().ballast_bytes
+        await bench.at(40, samples=25)
+        await until(lambda: bench.governor.snapshot().ballast_bytes == 8 * MIB)
+    finally:
+        await bench.governor.aclose()
+
+
+async def test_a_stall_promotes_and_the_snapshot_says_so(bench: Bench, meter: FakeMeter) -> None:
+    meter.stall = Stall(some_avg10=30.0, full_avg10=4.0, swap_in_pages_per_s=1.0)
+    assert "high" == await bench.at(72)
+    snapshot = bench.governor.snapshot()
+    assert ("stalls", 30.0, 4.0) == (snapshot.promoted_by, snapshot.stall_some, snapshot.stall_full)
+
+
+async def test_a_new_level_is_measured_exactly(bench: Bench, meter: FakeMeter) -> None:
+    await bench.at(50, samples=4)
+    assert 0 == meter.exact_reads
+    await bench.at(72, samples=4)
+    assert 1 == meter.exact_reads
+
+
+async def test_a_limit_that_falls_raises_the_level(bench: Bench, meter: FakeMeter) -> None:
+    await bench.at(60)
+    meter.limit = LIMIT * 7 // 10
+    assert "severe" == await bench.go(2)
+
+
+async def test_asking_for_a_reclaim_returns_what_it_did(bench: Bench, meter: FakeMeter) -> None:
+    bench.governor.register(Holder("cache", 60, meter=meter))
+    reclaimed = await bench.governor.reclaim(1.0)
+    assert ("asked", 60 * MIB) == (reclaimed.level, reclaimed.evicted_bytes)
+
+
+async def test_the_report_says_what_holds_the_memory(clock: ManualClock, meter: FakeMeter, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=0, reports_dir=folder))
+    bench.governor.register(Holder("small", 1))
+    bench.governor.register(Holder("large", 20))
+    await bench.at(92)
+    [file] = folder.iterdir()
+    assert file.name == bench.governor.snapshot().report
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    report = json.loads(file.read_text())
+    assert ("critical", "large") == (report["level"], report["reclaimables"][0]["name"])
+    assert {"builtins.function", "builtins.tuple"} <= {one["type"] for one in report["types"]}
+    assert "MainThread" in {thread["name"] for thread in report["threads"]}
+    assert report["tasks"]["count"] >= 1
+    assert [] == report["trace"]
+    assert "fake limit" == report["memory"]["limit_source"]
+    assert len(file.read_bytes()) < 64 * 1024
+
+
+async def test_one_report_for_one_crisis_and_the_next_after_five_minutes(
+    clock: ManualClock, meter: FakeMeter, tmp_path: Path
+) -> None:
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=0, reports_dir=tmp_path / "state"))
+    for _ in range(4):  # 96 s apart
+        await bench.at(92, samples=6)
+        await bench.at(97, samples=6)
+        await bench.at(40, samples=180)
+    assert 1 == len(list((tmp_path / "state").iterdir()))
+    await bench.at(92)
+    assert 2 == len(list((tmp_path / "state").iterdir()))
+
+
+async def test_recent_large_requests_are_in_the_report_within_bounds(clock: ManualClock, tmp_path: Path) -> None:
+    governor = Governor(
+        clock,
+        limit_bytes=LIMIT,
+        marks=WATERMARKS,
+        interval_s=0.5,
+        options=GovernorOptions(reports_dir=tmp_path),
+        meter=FakeMeter(),
+        large_requests=lambda: [{"route": "/x" * 500, "bytes": 7}] * 100,
+    )
+    path = await governor.write_report()
+    assert path is not None
+    requests = json.loads(path.read_text())["large_requests"]
+    assert (20, 200, 7) == (len(requests), len(requests[0]["route"]), requests[0]["bytes"])
+
+
+async def test_a_report_that_cannot_be_written_is_said_and_stops_nothing(
+    clock: ManualClock, meter: FakeMeter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=0, reports_dir=tmp_path / "file"))
+    assert "critical" == await bench.at(92)
+    assert bench.governor.snapshot().report is None
+    assert "memory report not written" in caplog.text
+
+
+async def test_a_trace_window_names_the_line_that_allocated(
+    clock: ManualClock, meter: FakeMeter, tmp_path: Path
+) -> None:
+    options = GovernorOptions(ballast_bytes=0, reports_dir=tmp_path, trace_window_s=60)
+    bench = Bench(clock, meter, options)
+    await bench.at(72)
+    held = [bytes(100_000) for _ in range(50)]
+    await bench.at(92)
+    [file] = tmp_path.iterdir()
+    [*lines] = json.loads(file.read_text())["trace"]
+    assert any("test_governor.py" in line["line"] and line["held_bytes"] >= 5_000_000 for line in lines)
+    assert 50 == len(held)
+
+
+async def test_a_trace_window_that_nothing_came_of_ends_with_a_report(
+    clock: ManualClock, meter: FakeMeter, tmp_path: Path
+) -> None:
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=0, reports_dir=tmp_path))
+    assert bench.governor.trace(5)
+    assert not bench.governor.trace(5)
+    await bench.go(11)
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
+async def test_pressure_is_injected_through_a_file_up_every_rung(clock: ManualClock, tmp_path: Path) -> None:
+    file = tmp_path / "inject-pressure"
+    governor = Governor(
+        clock,
+        limit_bytes=64 * 1024 * MIB,
+        marks=WATERMARKS,
+        interval_s=0.5,
+        options=GovernorOptions(injection_file=file),
+    )
+    irreclaimable: list[str] = []
+    governor.on_irreclaimable(lambda snapshot: irreclaimable.append(snapshot.level))
+    levels = []
+    for text in ("", "0.72", "0.82", "0.87", "0.92", "0.97"):
+        file.write_text(text)
+        for _ in range(2):
+            clock.advance(0.5)
+            await governor.sample()
+        levels.append(governor.snapshot().level)
+        await governor.act()
+    assert ["normal", "elevated", "high", "severe", "critical", "emergency"] == levels
+    assert ["severe"] == irreclaimable  # staging proves the replacement, too
+    assert governor.snapshot().is_injected
+    await governor.aclose()
+
+
+async def test_a_rise_during_a_long_reclaim_is_noticed_and_acted_on(bench: Bench, meter: FakeMeter) -> None:
+    class Rising(Holder):
+        """Its owner allocates as fast as it is emptied."""
 
         def reclaim(self, target_bytes: int) -> int:
-            emptied.append(self.name)
-            return target_bytes
+            meter.used = LIMIT * 97 // 100
+            return super().reclaim(target_bytes)
 
-    one = governor(clock, [50 * MIB])
-    one.register(Holder("last", 90))
-    one.register(Holder("first", 5))
-    await one.reclaim()
-    assert emptied == ["first", "last"]
+    holder = Rising("rising", 64)
+    bench.governor.register(holder)
+    meter.used = LIMIT * 82 // 100
+    for _ in range(2):
+        await bench.governor.sample()
+    acting = asyncio.create_task(bench.governor.act())
+    while not holder.asked:
+        await asyncio.sleep(0)
+    for _ in range(2):
+        await bench.governor.sample()
+    await acting
+    assert [("normal", "high"), ("high", "emergency")] == bench.levels
+    await bench.governor.act()
+    assert (0, 2) == (holder.held, bench.governor.snapshot().reclaims)
 
 
-async def test_the_real_memory_of_this_process_is_read(clock: ManualClock) -> None:
-    one = Governor(clock, limit_bytes=100 * MIB, marks=WATERMARKS, interval_s=0.5)
-    one.start()
+async def test_the_real_memory_of_this_process_is_read_and_everything_ends(
+    clock: ManualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callbacks, tasks = len(gc.callbacks), len(asyncio.all_tasks())
+    governor = Governor(clock, limit_bytes=100 * MIB, marks=WATERMARKS, interval_s=0.5)
+    governor.start()
     try:
-        assert one.snapshot().used_bytes > 10 * MIB
+        assert governor.snapshot().used_bytes > 10 * MIB
+        await governor.sample()
+        assert governor.snapshot().limit_source in ("configured", "cgroup v1", "cgroup v2") or "host" in repr(
+            governor.snapshot()
+        )
     finally:
-        await one.aclose()
-        gc.collect()
+        await governor.aclose()
+    assert (callbacks, tasks) == (len(gc.callbacks), len(asyncio.all_tasks()))
+    assert not [record for record in caplog.records if record.levelno >= logging.CRITICAL]
+
+
+async def test_a_governor_that_dies_says_so(
+    clock: ManualClock, meter: FakeMeter, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter.limit = 0  # no meter says this; the division fails as any defect would
+    governor = Bench(clock, meter).governor
+    governor.start()
+    try:
+        await until(lambda: "the governor has stopped" in caplog.text)
+    finally:
+        await governor.aclose()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +173,49 @@ async def test_overlapping_successors_never_make_a_third_client(make_link: MakeL
         await until(lambda: census.samples > seen + 20)
     assert census.samples > 50
     assert 1 <= census.most <= 2
+
+
+HOLDER = """
+import asyncio, pathlib, sys, uvloop
+from b1.link import Link, LinkOptions
+
+async def main(url, slots):
+    link = Link(LinkOptions(url, slots_dir=pathlib.Path(slots), deadline_s=5))
+    await link.start()
+    while not link.is_up:
+        await asyncio.sleep(0.01)
+    async with link.reserve("emergency"):
+        print("holding", link.snapshot().connections, flush=True)
+        while True:
+            await asyncio.gather(*(link.call("ECHO", n) for n in range(50)))
+
+uvloop.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_processes_that_are_killed_with_both_connections_leave_room_for_the_next(
+    make_link: MakeLink, own_redis: OwnRedis, tmp_path: Path
+) -> None:
+    server = own_redis()
+    with Census(server.port) as census:
+        for _ in range(3):
+            holder = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", HOLDER, server.url, str(tmp_path / "slots"), stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert holder.stdout is not None
+                assert await asyncio.wait_for(holder.stdout.readline(), 30) == b"holding 2\n"
+            finally:
+                holder.kill()
+                await holder.wait()
+            link = make_link(server.url, deadline_s=5)
+            await link.start()
+            await until(lambda one=link: one.is_up)  # type: ignore[misc]
+            async with link.reserve("emergency") as line:
+                assert await line.call("PING") == b"PONG"
+            await link.aclose()
+    assert census.samples > 50
+    assert census.most == 2
 
 
 async def test_closing_the_link_closes_it(make_link: MakeLink, redis_server: RedisServer) -> None:

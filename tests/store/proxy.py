@@ -44,11 +44,11 @@ class Proxy:
 
     def reset(self) -> None:
         """Cut everybody off with a reset."""
-        for writer in self._writers:
-            raw = writer.get_extra_info("socket")
+        for writer in list(self._writers):
+            raw = None if writer.transport.is_closing() else writer.get_extra_info("socket")
             if raw is not None:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _abort(writer)
 
     def set_mode(self, mode: str) -> None:
         self.mode = mode
@@ -68,22 +68,27 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        pumps: list[asyncio.Task[None]] = []
         up: asyncio.StreamWriter | None = None
         try:
             replies, up = await asyncio.open_connection("127.0.0.1", self._server_port)
             self._writers.add(up)
-            back = asyncio.create_task(self._replies(replies, writer))
-            self._tasks.add(back)
-            back.add_done_callback(self._tasks.discard)
-            await self._requests(reader, writer, up)
-            back.cancel()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+            pumps = [
+                asyncio.create_task(self._requests(reader, writer, up)),
+                asyncio.create_task(self._replies(replies, writer)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the server is not there
         finally:
+            for pump in pumps:
+                pump.cancel()
+            # Either side may be gone in any way; that is what this is for.
+            await asyncio.gather(*pumps, return_exceptions=True)
             for one in (writer, up):
                 if one is not None:
                     self._writers.discard(one)
-                    one.transport.abort()
+                    _abort(one)
             self._tasks.discard(task)
 
     async def _requests(
@@ -104,7 +109,11 @@ class Proxy:
             if self.mode in ("silent", "deaf"):
                 await self._may_pass.wait()
             client.write(data)
-        client.transport.abort()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    if not writer.transport.is_closing():
+        writer.transport.abort()
 
 
 async def _command(reader: asyncio.StreamReader) -> tuple[bytes, str]:

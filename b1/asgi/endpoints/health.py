@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from b1 import __version__
+from b1.alerts import AlertsSnapshot
 from b1.cache import CacheSnapshot
 from b1.db import DatabaseSnapshot
 from b1.governor import GovernorSnapshot, LagSnapshot
@@ -37,7 +38,7 @@ class State:
     cache: CacheSnapshot
     cache_layers: tuple[tuple[str, int, int], ...]
     memory: GovernorSnapshot
-    memory_source: str
+    alerts: AlertsSnapshot
     loop: LagSnapshot
     db_limit: int
     redis_limit: int
@@ -90,7 +91,9 @@ class Health:
                 "used_bytes": state.memory.used_bytes,
                 "ratio": round(state.memory.ratio, 4),
                 "level": state.memory.level,
-                "source": state.memory_source,
+                "source": state.memory.limit_source,
+                "time_to_limit_s": state.memory.time_to_limit_s,
+                "irreclaimable": state.memory.is_irreclaimable,
             },
             "event_loop": {
                 "lag_ms": {
@@ -158,7 +161,7 @@ def components(state: State) -> dict[str, dict[str, Any]]:
         "jobs": {"status": "disabled"},
         "memory": {"status": "degraded" if is_pressed else "healthy", "level": state.memory.level},
         "event_loop": {"status": "degraded" if state.loop.p99_s > 0.25 else "healthy"},
-        "guardrails": {"status": "healthy"},
+        "guardrails": {"status": "healthy", "alerts_firing": len(state.alerts.firing)},
     }
 
 

@@ -16,12 +16,27 @@ def samples(state: State) -> Iterator[Sample]:
     yield from _store(state)
     yield from _cache(state)
     yield from _idempotency(state)
+    yield from _alerts(state)
+
+
+def _alerts(state: State) -> Iterator[Sample]:
+    alerts = state.alerts
+    yield names.ALERTS_FIRING, (), float(len(alerts.firing))
+    if not alerts.has_receiver:
+        return
+    yield names.ALERTS_WAITING, (), float(alerts.waiting)
+    yield names.ALERT_ATTEMPTS, ("delivered",), float(alerts.delivered)
+    yield names.ALERT_ATTEMPTS, ("failed",), float(alerts.failed)
+    yield names.ALERTS_DROPPED, (), float(alerts.dropped)
 
 
 def _memory(state: State) -> Iterator[Sample]:
     yield names.MEMORY_LIMIT, (), float(state.memory.limit_bytes)
     yield names.MEMORY_USED, (), float(state.memory.used_bytes)
     yield names.MEMORY_LEVEL, (), float(state.memory.level_number)
+    yield names.MEMORY_IRRECLAIMABLE, (), float(state.memory.is_irreclaimable)
+    for step, returned_bytes in state.memory.returned_by_step:
+        yield names.MEMORY_RECLAIMED, (step,), float(returned_bytes)
     yield names.LOOP_LAG, ("0.5",), state.loop.p50_s
     yield names.LOOP_LAG, ("0.99",), state.loop.p99_s
     yield names.LOOP_LAG, ("1",), state.loop.max_s

@@ -1,0 +1,108 @@
+"""One attempt to tell a transition, and what its outcome means for the next one. Never raises for what a receiver does.
+
+The log names the host at most: such URLs are secrets.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from b1.alerts.alert import Alert, Severity, Transition
+from b1.alerts.options import AlertOptions
+from b1.alerts.shapes import render
+from b1.alerts.signing import Signer
+from b1.alerts.target import parse_target
+from b1.alerts.wire import Answer, Resolve, Wire
+from b1.clock import Clock
+
+PREPARE_S = 3.0
+_ASKING_FOR_TIME = (429, 503)
+_GONE = 410
+
+
+class Result(enum.Enum):
+    """What became of an attempt."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`retry_after_s` is what the receiver asked for; `cause` is for the log."""
+
+    result: Result
+    cause: str
+    retry_after_s: float | None = None
+
+
+class Webhook:
+    """The one receiver.
+
+    Raises:
+        InvalidSetting: the URL or the secret cannot be used.
+    """
+
+    def __init__(self, url: str, options: AlertOptions, clock: Clock, *, resolve: Resolve | None = None) -> None:
+        self._target = parse_target(url)
+        self._signer = None if options.secret is None else Signer(options.secret)
+        self._wire = Wire(self._target, allow_private=options.allow_private, resolve=resolve)
+        self._options = options
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Webhook {self._target.shape} to {self._target.host}:{self._target.port}>"
+
+    async def prepare(self) -> None:
+        """Rehearse everything but the sending, so that under memory pressure nothing is loaded or imported first."""
+        self._message(Transition("msg_rehearsal", Alert("B1Rehearsal", Severity.WARNING, ""), "", 0.0))
+        await self._wire.prepare(PREPARE_S)
+
+    async def post(self, transition: Transition) -> Outcome:
+        """Make one attempt."""
+        body, headers = self._message(transition)
+        try:
+            answer = await self._wire.post(body, headers, limit_s=self._options.attempt_timeout_s)
+        except TimeoutError:
+            return Outcome(Result.FAILED, f"no answer within {self._options.attempt_timeout_s:g} s")
+        except OSError as error:
+            return Outcome(Result.FAILED, str(error) or type(error).__name__)
+        return _outcome(answer, self._clock.wall())
+
+    def _message(self, transition: Transition) -> tuple[bytes, list[tuple[str, str]]]:
+        body = render(self._target.shape, transition, self._options.external_url)
+        headers = [("webhook-id", transition.id)]
+        if self._signer is not None:
+            headers += self._signer.headers(transition.id, body, self._clock.wall())
+        return body, headers
+
+
+def _outcome(answer: Answer, now_s: float) -> Outcome:
+    cause = f"status {answer.status}"
+    if 200 <= answer.status < 300:
+        return Outcome(Result.DELIVERED, cause)
+    if answer.status == _GONE:
+        return Outcome(Result.GONE, cause)
+    if 300 <= answer.status < 400:
+        cause += ", and redirects are not followed"
+    asked = _seconds(answer.headers.get("retry-after"), now_s) if answer.status in _ASKING_FOR_TIME else None
+    return Outcome(Result.FAILED, cause, asked)
+
+
+def _seconds(text: str | None, now_s: float) -> float | None:
+    """Read Retry-After: seconds or an HTTP date; None where it is neither."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000": UTC without saying so
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, moment.timestamp() - now_s)

@@ -1,0 +1,212 @@
+"""One POST over a connection of its own: resolve, judge the address, connect, send, read the answer's head, close.
+
+Not an HTTP client: no redirects, no cookies, no pool, no proxy, no body of the answer. It uses what the interpreter has
+loaded anyway, because an HTTP library would cost megabytes for a few messages a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from b1.alerts.target import Target, is_public
+
+HEAD_LIMIT_BYTES = 16 * 1024
+ADDRESSES = 4
+RESOLVE_S = 3.0
+INTERIM_ANSWERS = 5
+GOODBYE_S = 0.5
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+class AddressRefused(OSError):
+    """The name resolves to addresses that alerts may not go to."""
+
+
+class BadAnswer(OSError):
+    """What came back is not an HTTP answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of an answer. Header names are in lower case; of repeated ones the first counts."""
+
+    status: int
+    headers: dict[str, str]
+
+
+class Wire:
+    """Sends to one target.
+
+    Args:
+        allow_private: addresses that are not public are allowed.
+        resolve: name and port to addresses; replaced in tests.
+    """
+
+    def __init__(self, target: Target, *, allow_private: bool, resolve: Resolve | None = None) -> None:
+        self._target = target
+        self._allow_private = allow_private
+        self._resolve = resolve or Resolver().addresses
+        self._tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"<Wire to {self._target.host}:{self._target.port}>"
+
+    async def prepare(self, limit_s: float) -> None:
+        """Do what must not be done first under pressure: load the certificates, resolve once (and its thread)."""
+        with contextlib.suppress(OSError):  # TimeoutError is one; each attempt does again what did not work here
+            async with asyncio.timeout(limit_s):
+                await self._load_certificates()
+                await self._resolve(self._target.host, self._target.port)
+
+    async def post(self, body: bytes, headers: Iterable[tuple[str, str]], *, limit_s: float) -> Answer:
+        """Send one request and return the head of its answer.
+
+        Raises:
+            AddressRefused: no address of the receiver may be connected to.
+            TimeoutError: it took longer than `limit_s`.
+            OSError: it did not work, TLS and malformed answers included.
+        """
+        async with asyncio.timeout(limit_s):
+            reader, writer = await self._connect(limit_s)
+            try:
+                writer.write(self._head(len(body), headers) + body)
+                await writer.drain()
+                return await _read_answer(reader)
+            finally:
+                await _close(writer)
+
+    async def _connect(self, limit_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        target = self._target
+        await self._load_certificates()
+        found = await self._resolve(target.host, target.port)
+        allowed = [address for address in found if self._allow_private or is_public(address)]
+        if not allowed:
+            raise AddressRefused("the receiver's address is not public; B1_ALERT_ALLOW_PRIVATE=1 allows it")
+        failure: OSError = ConnectionError("no address")
+        for address in allowed[:ADDRESSES]:
+            try:
+                # A literal address: what was judged is what is connected to, whatever the name resolves to next.
+                async with asyncio.timeout(limit_s / 2):
+                    return await asyncio.open_connection(
+                        address,
+                        target.port,
+                        ssl=self._tls,
+                        server_hostname=target.host if target.is_tls else None,
+                        limit=HEAD_LIMIT_BYTES,
+                    )
+            except OSError as error:  # TimeoutError is one
+                failure = error
+        raise failure
+
+    async def _load_certificates(self) -> None:
+        if self._target.is_tls and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+
+    def _head(self, length: int, headers: Iterable[tuple[str, str]]) -> bytes:
+        target = self._target
+        fields = [
+            ("Host", target.host_header),
+            ("User-Agent", "b1-alerts"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(length)),
+            ("Connection", "close"),
+            *headers,
+        ]
+        if target.authorization is not None:
+            fields.append(("Authorization", target.authorization))
+        lines = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
+        return "\r\n".join(lines).encode("ascii")
+
+
+class Resolver:
+    """The system's resolver, in a thread, for one name.
+
+    A look-up that hangs is waited for again, never started twice. What was found last is used when the resolver fails or
+    is slow: under memory pressure there may be no thread to ask in.
+    """
+
+    def __init__(self) -> None:
+        self._running: asyncio.Future[list[str]] | None = None
+        self._known: list[str] = []
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a name, best first.
+
+        Raises:
+            OSError: there are none, or not in time; TimeoutError is one.
+        """
+        if _is_literal(host):
+            return [host]
+        if self._running is None or self._running.done():
+            self._running = asyncio.ensure_future(self._look_up(host, port))
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                self._known = await asyncio.shield(self._running)
+        except OSError:
+            if not self._known:
+                raise
+        return self._known
+
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except RuntimeError as error:
+            raise OSError(f"the name cannot be looked up ({error})") from None  # no thread could be started
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+    for _ in range(INTERIM_ANSWERS):
+        answer = _parse(await _read_head(reader))
+        if answer.status >= 200:
+            return answer
+    raise BadAnswer("it keeps announcing an answer and gives none")
+
+
+async def _read_head(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as cut:
+        raise BadAnswer(
+            "the connection was closed in the middle of the answer" if cut.partial else "no answer"
+        ) from None
+    except asyncio.LimitOverrunError:
+        raise BadAnswer("the answer's head is too long") from None
+
+
+def _parse(head: bytes) -> Answer:
+    first, *lines = head.decode("latin-1").split("\r\n")
+    words = first.split(" ", 2)
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
+        raise BadAnswer("it does not speak HTTP/1.1")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers.setdefault(name.strip().lower(), value.strip())
+    return Answer(int(words[1]), headers)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        async with asyncio.timeout(GOODBYE_S):
+            await writer.wait_closed()
+    except OSError:  # TimeoutError is one: the receiver does not say goodbye, its answer is known
+        writer.transport.abort()
