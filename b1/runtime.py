@@ -24,7 +24,7 @@ from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
 from b1.errors import RequestError
-from b1.governor import Governor, GovernorOptions, Level, LoopMonitor
+from b1.governor import Breaker, Governor, GovernorOptions, GovernorSnapshot, Level, LoopMonitor, Replacement
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions
 from b1.identity import Identity, Resolver, Tokens
@@ -80,6 +80,9 @@ class Runtime:
         self.governor = _governor(settings, plan, self.clock)
         self.alerts = _alerts(settings, host, plan, self.clock)
         self.governor.on_level(MemoryAlerts(self.alerts).on_level)
+        breaker = Breaker(state_dir(settings, Path(tempfile.gettempdir())) / "replacements.json", self.clock)
+        self.replacement = Replacement(breaker)
+        self.governor.on_irreclaimable(self._replace)
         self.l1 = L1(plan.cache_limit_bytes, self.clock)
         self.governor.register(self.l1)
         self.responses = LayerCounts()
@@ -139,6 +142,10 @@ class Runtime:
 
         self._own(watch(), "b1-watch-stop")
 
+    def replace_through(self, end_worker: Callable[[], None]) -> None:
+        """Hear how the server ends this worker, for when its memory cannot be reclaimed."""
+        self.replacement.through(end_worker)
+
     async def aclose(self) -> None:
         """Stop from the top of the ladder to the bottom; every step has its own bound."""
         if self.phase == "stopped":
@@ -195,6 +202,9 @@ class Runtime:
             db_limit=self.plan.db_connections,
             redis_limit=self.plan.redis_connections,
         )
+
+    def _replace(self, _: GovernorSnapshot) -> None:
+        self.replacement.ask("memory")
 
     def _redis_in_use(self) -> int:
         """Count our sockets to Redis: a stalled one is still open."""

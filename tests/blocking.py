@@ -34,6 +34,11 @@ ALLOWED = (
         "/proc is answered by the kernel from memory, in 22 us; a thread would cost more than the read",
     ),
     Allowed(
+        "b1/governor/replacing.py",
+        frozenset({"allow", "recent"}),
+        "a few bytes on local disk, once in a worker's life: right before it ends",
+    ),
+    Allowed(
         "b1/profile.py",
         frozenset({"_new_runtime"}),
         "start-up, before any request: reads /proc, the control groups, and looks where slots may lie",

@@ -7,12 +7,15 @@ the sight of the protocol, and one that returns without a word.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from b1.types import ASGIApp, Message, Receive, Scope, Send
 
 # Where our server puts the event that a stop has begun, long before the lifespan's own end (b1.server.serving).
 STOPPING_STATE = "b1.stopping"
+# Where it puts the function that ends this worker in order, so that the master starts another.
+REPLACE_STATE = "b1.replace"
 
 
 class Services(Protocol):
@@ -23,6 +26,8 @@ class Services(Protocol):
     def mark_ready(self) -> None: ...
 
     def watch_stop(self, begun: asyncio.Event) -> None: ...
+
+    def replace_through(self, end_worker: Callable[[], None]) -> None: ...
 
     async def aclose(self) -> None: ...
 
@@ -94,6 +99,8 @@ class Lifespan:
 
     def _mark_ready(self, scope: Scope) -> None:
         self._services.mark_ready()
-        begun = scope.get("state", {}).get(STOPPING_STATE)
-        if begun is not None:
+        state = scope.get("state", {})
+        if (begun := state.get(STOPPING_STATE)) is not None:
             self._services.watch_stop(begun)
+        if (end_worker := state.get(REPLACE_STATE)) is not None:
+            self._services.replace_through(end_worker)

@@ -3,10 +3,12 @@
 from b1.governor.governor import Governor, GovernorOptions
 from b1.governor.loop import LagSnapshot, LoopMonitor
 from b1.governor.reclaim import Reclaimed, Step
+from b1.governor.replacing import Breaker, Replacement
 from b1.governor.snapshot import GovernorSnapshot
 from b1.governor.watermark import Level, Watermark
 
 __all__ = [
+    "Breaker",
     "Governor",
     "GovernorOptions",
     "GovernorSnapshot",
@@ -14,6 +16,7 @@ __all__ = [
     "Level",
     "LoopMonitor",
     "Reclaimed",
+    "Replacement",
     "Step",
     "Watermark",
 ]

@@ -22,7 +22,7 @@ from types import FrameType
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from b1.asgi.lifespan import STOPPING_STATE
+from b1.asgi.lifespan import REPLACE_STATE, STOPPING_STATE
 from b1.server.ending import PhaseCell
 
 log = logging.getLogger("b1.server")
@@ -79,6 +79,7 @@ class B1Server(Server):
         """Start the application and accept; then put the heap in order before the first request."""
         self._stopping = asyncio.Event()
         self.lifespan.state[STOPPING_STATE] = self._stopping
+        self.lifespan.state[REPLACE_STATE] = self.replace
         await super().startup(sockets=sockets)
         settle_heap(self._gc_threshold)
         self._cell.phase = "serving"
@@ -103,6 +104,10 @@ class B1Server(Server):
             self.should_exit = True
         elif self._is_impatient(sig):
             self._is_hurried = True
+
+    def replace(self) -> None:
+        """End this worker in order; the master starts another one."""
+        self.handle_exit(signal.SIGTERM, None)
 
     def _is_impatient(self, sig: int) -> bool:
         """gunicorn turns SIGINT and SIGQUIT after a SIGTERM into "two seconds more"; a person presses Ctrl-C again."""

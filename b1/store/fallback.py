@@ -60,8 +60,7 @@ class FallbackSnapshot(StoreSnapshot):
 class FallbackStore:
     """A Redis store with a memory store behind it.
 
-    While Redis is known to be away a call costs no more than memory does. A task looks for its return, and ends when
-    nothing is owed; close the store before its link.
+    A task looks for Redis while it is away, and ends when nothing is owed; close the store before its link.
 
     Args:
         redis: the store to prefer.
