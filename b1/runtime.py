@@ -33,6 +33,7 @@ from b1.metrics import Metrics
 from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
 from b1.settings import Secret, Settings
 from b1.store.base import Store
+from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.database is not None:
             await self.database.aclose()
+        if isinstance(self.store, FallbackStore):
+            await self.store.aclose()
         if self.link is not None:
             await self.link.aclose()
         self.loop.stop()
@@ -297,7 +300,6 @@ def _store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) -> S
     memory = MemoryStore(plan.store_limit_bytes, clock)
     if link is None:
         return memory
-    from b1.store.fallback import FallbackStore
     from b1.store.redis import RedisStore
 
     return FallbackStore(RedisStore(link, settings.namespace or "default"), memory, clock)

@@ -211,7 +211,7 @@ async def test_a_record_that_cannot_be_kept_is_admitted(
 
 
 async def test_a_full_store_refuses_before_the_handler_runs(clock: ManualClock) -> None:
-    service = Idempotency(MemoryStore(KIB, clock), clock=clock)
+    service = Idempotency(MemoryStore(2 * KIB, clock), clock=clock)
     await begin(service)
     with pytest.raises(StoreUnavailable):
         await service.begin(keyed("another"), AT_ONCE)
