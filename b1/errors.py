@@ -10,6 +10,7 @@
         ├── MalformedRequest      400
         ├── Unauthenticated       401
         ├── Forbidden             403
+        ├── BodyTooSlow           408
         ├── BodyTooLarge          413
         ├── HeadersTooLarge       431
         ├── IdempotencyError
@@ -110,6 +111,13 @@ class Forbidden(RequestError):
     """The caller is known and may not do this."""
 
     code, status, title = "FORBIDDEN", 403, "Not allowed"
+
+
+class BodyTooSlow(RequestError):
+    """The body stopped coming, or came too slowly; the connection is closed."""
+
+    code, status, title = "REQUEST_TIMEOUT", 408, "The request body did not arrive in time"
+    headers = ((b"connection", b"close"),)
 
 
 class BodyTooLarge(RequestError):

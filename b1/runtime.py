@@ -190,6 +190,7 @@ class Runtime:
             database=self.database.snapshot() if self.database is not None else None,
             is_redis_configured=self.link is not None,
             redis_in_use=self._redis_in_use(),
+            redis_reserve_used=self._redis_reserve_used(),
             store=self.store.snapshot(),
             limiter_enabled=self.settings.enable_rate_limiting,
             idempotency=self.idempotency.snapshot() if self.idempotency is not None else None,
@@ -210,8 +211,11 @@ class Runtime:
         self.replacement.ask("memory")
 
     def _redis_in_use(self) -> int:
-        """Count our sockets to Redis: a stalled one is still open."""
-        return int(self.link is not None and self.link.snapshot().state in ("up", "stalled"))
+        """Count our sockets to Redis, the reserve included."""
+        return self.link.snapshot().connections if self.link is not None else 0
+
+    def _redis_reserve_used(self) -> int:
+        return sum(times for _, times in self.link.snapshot().reserve.used) if self.link is not None else 0
 
     def _own(self, work: Any, name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -284,7 +288,7 @@ def _lease_check(database: Database | None) -> Callable[[], bool]:
 def _link(settings: Settings, plan: Plan) -> Link | None:
     if settings.redis_url is None:
         return None
-    from b1.link import Link, LinkOptions
+    from b1.link import Link, LinkOptions, from_url_file
 
     return Link(
         LinkOptions(
@@ -292,6 +296,7 @@ def _link(settings: Settings, plan: Plan) -> Link | None:
             deadline_s=plan.redis_deadline_s,
             pending_limit=plan.redis_pending,
             connections=plan.redis_connections,
+            credentials=from_url_file(settings.redis_url_file) if settings.redis_url_file is not None else None,
         )
     )
 

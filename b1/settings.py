@@ -153,6 +153,9 @@ class Settings:
         also="AZURE_REDIS_URL",
         parse=_redis_url,
     )
+    redis_url_file: Path | None = _setting(
+        "REDIS_URL_FILE", Path, None, "REDIS_URL in a file; read again before its credentials end, without a restart"
+    )
     alert_webhook_url: Secret | None = _secret("ALERT_WEBHOOK_URL", "where alerts are sent")
     alert_webhook_secret: Secret | None = _secret("ALERT_WEBHOOK_SECRET", "signs alerts; whsec_…")
     auth_jwt_secret: Secret | None = _secret(

@@ -32,6 +32,7 @@ class State:
     database: DatabaseSnapshot | None
     is_redis_configured: bool
     redis_in_use: int
+    redis_reserve_used: int
     store: StoreSnapshot
     limiter_enabled: bool
     idempotency: IdempotencySnapshot | None
@@ -197,7 +198,7 @@ def _budgets(state: State) -> dict[str, Any]:
         "redis": {
             "limit": state.redis_limit,
             "in_use": state.redis_in_use,
-            "reserve_used": 0,
+            "reserve_used": state.redis_reserve_used,
         },
     }
 

@@ -46,7 +46,8 @@ class Guard:
                 await send_problem(send, MalformedRequest("Content-Length is no number"), scope)
                 return
             if len(length) > _LENGTH_DIGITS or int(length) > limit_bytes:
-                await send_problem(send, _too_large(limit_bytes), scope)
+                # Closed, because the client may go on to send all that it announced.
+                await send_problem(send, _too_large(limit_bytes), scope, headers=[(b"connection", b"close")])
                 return
         elif b"transfer-encoding" in context.fields:
             limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
