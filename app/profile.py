@@ -12,4 +12,4 @@ async def resolve_principal(credentials: Credentials) -> Principal:
     return await membership.principal_of(b1.db, credentials)
 
 
-b1 = B1(principal=resolve_principal, default_policies=policies_of_undeclared)
+b1 = B1(principal=resolve_principal, default_policies=policies_of_undeclared, anonymous_policies=("public",))

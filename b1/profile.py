@@ -51,6 +51,8 @@ class B1:
         principal: resolves verified claims to a `Principal`; default: actor, organisation, role and tier from the token.
         policies: the limiter's table; default: the table of docs/reference/limiter.md.
         default_policies: names the policies of routes that declare none; default: read, write and delete by method.
+        anonymous_policies: for callers without a principal on routes whose policies count principals; default: such
+            callers are counted by address under those policies.
         settings: default: from the environment, read when the profile is installed.
 
     Raises:
@@ -64,12 +66,14 @@ class B1:
         principal: Resolver = principal_from_claims,
         policies: PolicyTable = DEFAULT_POLICIES,
         default_policies: DefaultPolicies = policies_by_method,
+        anonymous_policies: tuple[str, ...] | None = None,
         upgrade_url: str = "/api-docs",
         settings: Settings | None = None,
     ) -> None:
         self._principal = principal
         self._policies = policies
         self._default_policies = default_policies
+        self._anonymous_policies = anonymous_policies
         self._upgrade_url = upgrade_url
         self._settings = settings
         self._runtime: Runtime | None = None
@@ -245,6 +249,7 @@ class B1:
             resolve=self._principal,
             policies=self._policies,
             default_policies=self._default_policies,
+            anonymous_policies=self._anonymous_policies,
             upgrade_url=self._upgrade_url,
         )
         for severity, also_resolved, handler in self._alert_handlers:

@@ -55,6 +55,7 @@ class Runtime:
         resolve: the application's look-up from verified claims to a principal.
         policies: the limiter's table, not yet scaled.
         default_policies: names the policies of routes that declare none.
+        anonymous_policies: for callers without a principal on routes whose policies count principals.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Runtime:
         resolve: Resolver,
         policies: PolicyTable,
         default_policies: DefaultPolicies,
+        anonymous_policies: tuple[str, ...] | None = None,
         upgrade_url: str = UPGRADE_URL,
         clock: Clock | None = None,
     ) -> None:
@@ -98,7 +100,9 @@ class Runtime:
         self.link = _link(settings, plan)
         self.store = _store(settings, plan, self.link, self.clock)
         self.limiter = Limiter(self.store, scaled(policies, settings.limit_scale))
-        self.limits = Limits(self.limiter, self.metrics, default=default_policies, upgrade_url=upgrade_url)
+        self.limits = Limits(
+            self.limiter, self.metrics, default=default_policies, anonymous=anonymous_policies, upgrade_url=upgrade_url
+        )
         self.tokens = Tokens(
             _token_secret(settings), self.clock, issuer=settings.auth_issuer, audience=settings.auth_audience
         )

@@ -37,18 +37,36 @@ class Limits:
 
     Args:
         default: names the policies of routes that declare none.
+        anonymous: applies to callers without a principal on routes whose own policies count principals; None counts
+            such callers by address under the route's policies.
         upgrade_url: where a caller learns about higher quotas.
     """
 
-    def __init__(self, limiter: Limiter, metrics: Metrics, *, default: DefaultPolicies, upgrade_url: str) -> None:
+    def __init__(
+        self,
+        limiter: Limiter,
+        metrics: Metrics,
+        *,
+        default: DefaultPolicies,
+        anonymous: tuple[str, ...] | None,
+        upgrade_url: str,
+    ) -> None:
         self._limiter = limiter
         self._metrics = metrics
         self._default = default
+        self._anonymous = anonymous
+        self._for_everybody = frozenset(
+            name for name, policy in limiter.table.items() if "address" in policy.scope or policy.anonymous_quota
+        )
         self._upgrade_url = upgrade_url
 
-    def default(self, context: RequestContext, method: str) -> tuple[str, ...]:
-        """Return the policies of a route that declares none."""
-        return self._default(context.principal, method)
+    def of(self, context: RequestContext, declared: tuple[str, ...] | None, method: str) -> tuple[str, ...]:
+        """Return the policies of a request to a route that declares these, or none."""
+        if declared is None:
+            return self._default(context.principal, method)
+        if context.principal is None and self._anonymous is not None and declared:
+            return declared if self._for_everybody.intersection(declared) else self._anonymous
+        return declared
 
     async def charge(self, context: RequestContext, policies: Sequence[str]) -> LimitExceeded | None:
         """Spend for the request; adds the headers to the answer, or returns the refusal."""

@@ -221,3 +221,11 @@ async def test_an_impossible_id_is_refused(running: Pantry, path: str) -> None:
 
 async def test_a_nul_in_the_address_is_refused(running: Pantry) -> None:
     assert (await (await running.member()).get("/v1/entities", entity_type="A\0")).status_code == 422
+
+
+async def test_strangers_share_the_public_quota_whatever_route_they_try(running: Pantry) -> None:
+    tried = [await running.http.post("/v1/entities", json={"operation": "READ"}) for _ in range(10)]
+    tried += [await running.http.get("/v1/finance/balance") for _ in range(6)]
+    assert [401] * 15 + [429] == [answer.status_code for answer in tried]
+    assert "15" == tried[0].headers["x-ratelimit-limit"]
+    assert ["public"] == tried[-1].json()["violated-policies"]

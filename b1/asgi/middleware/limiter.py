@@ -34,9 +34,7 @@ class LimiterLayer:
             except RequestError as error:
                 await send_problem(send, error, scope)
                 return
-        if policies is None:
-            policies = self._limits.default(context, scope["method"])
-        refusal = await self._limits.charge(context, policies)
+        refusal = await self._limits.charge(context, self._limits.of(context, policies, scope["method"]))
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return
