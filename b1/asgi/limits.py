@@ -48,8 +48,8 @@ class Limits:
         metrics: Metrics,
         *,
         default: DefaultPolicies,
-        anonymous: tuple[str, ...] | None,
         upgrade_url: str,
+        anonymous: tuple[str, ...] | None = None,
     ) -> None:
         self._limiter = limiter
         self._metrics = metrics
