@@ -45,7 +45,7 @@ def _state() -> State:
         database=DATABASE,
         is_redis_configured=True,
         redis_in_use=1,
-    redis_reserve_used=0,
+        redis_reserve_used=0,
         store=replace(now.store, mode="redis", connected=True, latency_ms=0.4),
         memory=replace(now.memory, used_bytes=100, limit_bytes=1000),
     )
