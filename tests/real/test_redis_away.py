@@ -113,8 +113,7 @@ async def test_a_server_killed_in_mid_burst_gives_nobody_a_second_quota(world: W
     await asyncio.gather(*callers)
     # Calls that were on their way when the server was killed were decided here, once.
     assert passed == QUOTA
-    await until(lambda: world.store.snapshot().reconcile.owed_keys == 0)
-    assert world.in_redis() >= QUOTA
+    await until(lambda: world.in_redis() >= QUOTA)
     assert (await world.burst(20))[0] == 0
 
 
@@ -125,8 +124,8 @@ async def test_what_was_spent_while_redis_was_away_is_in_redis_after_its_return(
     passed += (await world.burst(70))[0]
     assert (passed, world.store.mode) == (120, "local")
     await _in_thread(world.server.start)
-    await until(lambda: world.store.mode == "redis" and not world.store.snapshot().reconcile.owed_keys)
-    assert world.in_redis() == 120
+    # A batch leaves the list of debts before its script has run, so what Redis holds is asked of Redis.
+    await until(lambda: world.store.mode == "redis" and world.in_redis() == 120)
     assert (await world.burst(QUOTA))[0] == QUOTA - 120
 
 
