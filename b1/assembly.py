@@ -20,6 +20,7 @@ from b1.asgi.middleware.limiter import LimiterLayer
 from b1.asgi.middleware.observe import Observe
 from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints, json_endpoint
 from b1.asgi.routes import RouteTable
+from b1.factories import admission_options
 from b1.runtime import Runtime
 from b1.types import ASGIApp
 
@@ -51,14 +52,23 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
                 hidden=frozenset() if settings.enable_api_docs else _API_DOCS,
             ),
         ),
-        ("guard", partial(Guard, body_limit_bytes=plan.body_limit_bytes, proxy=settings.proxy or "none")),
+        (
+            "guard",
+            partial(
+                Guard,
+                body_limit_bytes=plan.body_limit_bytes,
+                proxy=settings.proxy or "none",
+                note_size=runtime.large_requests.note,
+            ),
+        ),
         (
             "admission",
             partial(
                 Admission,
-                limit=plan.concurrent_requests,
                 is_running=runtime.is_running,
-                is_critical=runtime.is_critical,
+                gate=runtime.gate,
+                options=admission_options(plan),
+                deadline_s=plan.request_deadline_s,
             ),
         ),
         ("identity", partial(IdentityLayer, identity=runtime.identity, limits=limits)),

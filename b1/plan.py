@@ -23,6 +23,9 @@ B1_MEMORY_BYTES = 1750 * MIB
 # The longest stop: requests are waited for, then the application ends in order.
 GRACEFUL_STOP_S = 25
 
+# A successor speaks for a worker that drains only once that one must be gone.
+ALERT_OVERLAP_MARGIN_S = 15
+
 # Numbers of one keyed route, where it declares no others: the same on every box.
 IDEMPOTENCY_TTL_S = 86_400
 IDEMPOTENCY_LEASE_S = 30.0
@@ -53,6 +56,13 @@ class Plan:
     header_timeout_s: float = _number("s", "requests")
     request_deadline_s: float = _number("s", "requests")
     concurrent_requests: int = _number("requests", "requests")
+    admission_initial: int = _number("requests", "requests")
+    admission_reading: int = _number("requests", "requests")
+    admission_queue: int = _number("requests", "requests")
+    admission_standing_s: float = _number("s", "requests")
+    admission_target_s: float = _number("s", "requests")
+    admission_patience_s: float = _number("s", "requests")
+    admission_opening_s: float = _number("s", "requests")
     workers: int = _number("processes", "server")
     backlog: int = _number("connections", "server")
     keepalive_s: int = _number("s", "server")
@@ -67,6 +77,8 @@ class Plan:
     db_idle_transaction_s: float = _number("s", "database")
     db_idle_lifetime_s: float = _number("s", "database")
     db_connection_check_ms: int = _number("ms", "database")
+    db_silence_s: float = _number("s", "database")
+    db_slow_query_s: float = _number("s", "database")
     redis_connections: int = _number("connections", "redis")
     redis_deadline_s: float = _number("s", "redis")
     redis_pending: int = _number("calls", "redis")
@@ -76,7 +88,29 @@ class Plan:
     idempotency_waiters: int = _number("requests", "idempotency")
     identity_ttl_s: int = _number("s", "cache")
     loop_sample_s: float = _number("s", "governor")
+    loop_stall_s: float = _number("s", "governor")
+    loop_lagging_s: float = _number("s", "governor")
+    loop_dump_s: float = _number("s", "governor")
+    loop_reports: int = _number("lines", "governor")
+    loop_reports_per_minute: int = _number("lines", "governor")
     memory_sample_s: float = _number("s", "governor")
+    memory_pressed_s: float = _number("s", "governor")
+    memory_reserve_bytes: int = _number("bytes", "governor")
+    memory_ballast_bytes: int = _number("bytes", "governor")
+    memory_collection_s: float = _number("s", "governor")
+    memory_report_apart_s: float = _number("s", "governor")
+    handover_limit_bytes: int = _number("bytes", "governor")
+    alert_cooldown_s: float = _number("s", "alerts")
+    alert_settle_s: float = _number("s", "alerts")
+    alert_overlap_s: float = _number("s", "alerts")
+    alert_queue: int = _number("messages", "alerts")
+    alert_keep_s: float = _number("s", "alerts")
+    alert_attempt_s: float = _number("s", "alerts")
+    alert_backoff_first_s: float = _number("s", "alerts")
+    alert_backoff_most_s: float = _number("s", "alerts")
+    alert_retry_after_most_s: float = _number("s", "alerts")
+    alert_flush_s: float = _number("s", "alerts")
+    alert_handler_s: float = _number("s", "alerts")
     reasons: Mapping[str, str] = field(metadata={"unit": "", "area": ""}, repr=False)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
@@ -104,6 +138,8 @@ def make_plan(host: Host, settings: Settings) -> Plan:
         **_server(host),
         **_database(settings),
         **_state(settings),
+        **_governor(host, settings),
+        **_alerts(host),
     }
     return Plan(
         **{name: value for name, (value, _) in numbers.items()},
@@ -123,11 +159,16 @@ def state_dir(settings: Settings, temporary: Path) -> Path:
     return settings.state_dir or temporary / f"b1-{settings.namespace or 'default'}"
 
 
-def _memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+def _memory_limit(host: Host, settings: Settings) -> tuple[int, str]:
     limit, source = host.memory.limit_bytes, f"the least limit above this process ({host.memory.source})"
     wish, whose = memory_wish(settings)
     if wish <= limit:
-        limit, source = wish, f"{whose}; this box has {format_bytes(limit)} ({host.memory.source})"
+        return wish, f"{whose}; this box has {format_bytes(limit)} ({host.memory.source})"
+    return limit, source
+
+
+def _memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+    limit, source = _memory_limit(host, settings)
     cache = settings.cache_max or min(64 * MIB, max(4 * MIB, limit // 24))
     cache_reason = (
         "B1_CACHE_MAX"
@@ -158,6 +199,13 @@ def _requests(settings: Settings) -> dict[str, tuple[Any, str]]:
         "header_timeout_s": (10.0, "a header block that takes longer is a slow attack or a dead phone"),
         "request_deadline_s": (30.0, "far below the 230 s at which the front end gives up while the work would go on"),
         "concurrent_requests": (200, "requests in work at once; more would only wait for the one core"),
+        "admission_initial": (64, "waiting requests at first; grows and shrinks with what their latency says"),
+        "admission_reading": (200, "bodies on their way at once; they hold no permit, but each holds memory"),
+        "admission_queue": (256, "requests of one kind that may wait, as many as the kernel's backlog"),
+        "admission_standing_s": (0.1, "a queue that has not been empty for longer is overload and no burst"),
+        "admission_target_s": (0.1, "older requests are refused under overload, so that the others are in time"),
+        "admission_patience_s": (1.0, "older requests are refused otherwise: most clients have a second in mind"),
+        "admission_opening_s": (2.0, "what waited while a worker was replaced is served, and counts as no overload"),
     }
 
 
@@ -195,6 +243,11 @@ def _database(settings: Settings) -> dict[str, tuple[Any, str]]:
         "db_idle_transaction_s": (10.0, "an abandoned transaction must not hold one of three connections"),
         "db_idle_lifetime_s": (240.0, "outbound address translation forgets idle connections after 4 minutes"),
         "db_connection_check_ms": (200, "the server notices a dead client in mid-query this fast and ends its backend"),
+        "db_silence_s": (
+            5.0,
+            "a question that is unanswered for longer is asked again, in words that any server answers",
+        ),
+        "db_slow_query_s": (0.5, "longer statements are logged without their values: a page has a few tens of them"),
     }
 
 
@@ -208,8 +261,63 @@ def _state(settings: Settings) -> dict[str, tuple[Any, str]]:
         "idempotency_wait_s": (IDEMPOTENCY_WAIT_S, "how long a duplicate waits for the answer, holding no connection"),
         "idempotency_waiters": (4, "duplicates that may wait per key; more get 409 at once"),
         "identity_ttl_s": (300, "actor, organisation and role are looked up every 5 minutes, or after a change"),
-        "loop_sample_s": (0.05, "20 heartbeats a second measure the loop's lag for 0.03 % of the core"),
+        "loop_sample_s": (0.05, "20 heartbeats a second measure the loop's lag for 0.13 % of the core"),
+        "loop_stall_s": (0.1, "half of what a person notices; below it the noise of scheduling dominates"),
+        "loop_lagging_s": (
+            0.25,
+            "p99 of the lag above which less is admitted: one stall of half a second in ten is enough",
+        ),
+        "loop_dump_s": (0.4, "no Python thread waits that long for the interpreter unless one call holds it"),
+        "loop_reports": (20, "distinct lines that blocked the loop are remembered; a service has few"),
+        "loop_reports_per_minute": (6, "a broken release must not flood the log"),
         "memory_sample_s": (0.5, "reading the process's memory costs 22 us"),
+        "memory_pressed_s": (
+            0.1,
+            "from the elevated level on a leak of 100 MB/s must not pass a level between two looks",
+        ),
+    }
+
+
+def _governor(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+    limit, _ = _memory_limit(host, settings)
+    return {
+        "memory_reserve_bytes": (
+            min(96 * MIB, host.total_bytes // 16),
+            "kept free on the host, at most a sixteenth of it: below that the kernel stalls whoever allocates",
+        ),
+        "memory_ballast_bytes": (
+            min(8 * MIB, limit // 64),
+            "held only to be given up at 95 %, where the last steps need memory of their own",
+        ),
+        "memory_collection_s": (0.1, "a full collection is done while its predicted pause is shorter: nobody feels it"),
+        "memory_report_apart_s": (
+            300.0,
+            "one report of what holds the memory per crisis; each costs about 0.1 s of CPU",
+        ),
+        "handover_limit_bytes": (
+            min(8 * MIB, limit // 64),
+            "state passed to a successor: both copies exist at once, while memory may be what is short",
+        ),
+    }
+
+
+def _alerts(host: Host) -> dict[str, tuple[Any, str]]:
+    stop_s, _ = _graceful_stop(host)
+    return {
+        "alert_cooldown_s": (300.0, "the same alert is told at most every 5 minutes: a level may flap, a person not"),
+        "alert_settle_s": (5.0, "a new worker knows its own level by then, and ends what only its predecessor saw"),
+        "alert_overlap_s": (
+            float(stop_s + ALERT_OVERLAP_MARGIN_S),
+            f"a successor keeps silent until its predecessor must be gone: {stop_s} s to stop and a margin",
+        ),
+        "alert_queue": (64, "undelivered messages; at most 40 KiB each, and later ones make earlier ones obsolete"),
+        "alert_keep_s": (86_400.0, "older news is of no use to anybody"),
+        "alert_attempt_s": (10.0, "a receiver that has not answered by then is tried again, with the same id"),
+        "alert_backoff_first_s": (1.0, "pause after the first failure; doubles, half of it at random"),
+        "alert_backoff_most_s": (300.0, "longest pause of ours: a receiver that is back is found within 5 minutes"),
+        "alert_retry_after_most_s": (3600.0, "longest pause that a receiver may ask for; more would lose a day's news"),
+        "alert_flush_s": (1.5, "what a stop gives to delivery; the successor sends the rest"),
+        "alert_handler_s": (10.0, "longest run of an application's handler, so that a stuck one ends"),
     }
 
 

@@ -8,44 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from b1.alerts import AlertOptions, Alerts, MemoryAlerts
+import orjson
+
+from b1 import factories
+from b1.alerts import MemoryAlerts
 from b1.asgi.deadlines import Deadlines
-from b1.asgi.endpoints.health import State
+from b1.asgi.endpoints.health import State, Workers
 from b1.asgi.endpoints.samples import samples
+from b1.asgi.lifespan import REFUSALS_STATE, SUCCESSION_STATE, WORKERS_STATE
 from b1.asgi.limits import DefaultPolicies, Limits
 from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
 from b1.errors import RequestError
-from b1.governor import Breaker, Governor, GovernorOptions, GovernorSnapshot, Level, LoopMonitor, Replacement
+from b1.governor import Breaker, GovernorSnapshot, LargeRequests, Level, Replacement
 from b1.host import Host
-from b1.idempotency import Idempotency, ServiceOptions
 from b1.identity import Identity, Resolver, Tokens
 from b1.limiter import Caller, Limiter, PolicyTable, scaled
 from b1.metrics import Metrics
-from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
-from b1.settings import Secret, Settings
-from b1.store.base import Store
+from b1.plan import Plan, state_dir
+from b1.settings import Settings
 from b1.store.fallback import FallbackStore
-from b1.store.memory import MemoryStore
-
-if TYPE_CHECKING:
-    from b1.db import Database
-    from b1.link import Link
+from b1.types import Succession
 
 log = logging.getLogger("b1.runtime")
 
-UPGRADE_URL = "/docs/plans"
+# An idle service knows within two of these that Postgres has gone.
+PROBE_EVERY_S = 2.0
 
-# A successor speaks for a worker that drains only once that one must be gone.
-ALERT_OVERLAP_MARGIN_S = 15
+# What the predecessor invalidated while its successor had entries already; a name in the hand-over.
+CACHE_TAGS = "cache.tags"
+
+UPGRADE_URL = "/docs/plans"
 
 
 class Runtime:
@@ -77,44 +77,62 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.phase = "starting"
         self._tasks: set[asyncio.Task[None]] = set()
+        self._succession: Succession | None = None
+        self._read_workers: Callable[[], Workers] | None = None
+        self._read_refusals: Callable[[], Mapping[str, int]] | None = None
+        self._pressing: asyncio.Task[None] | None = None
         self.metrics = Metrics()
         self.deadlines = Deadlines()
-        self.loop = LoopMonitor(self.clock, interval_s=plan.loop_sample_s)
-        self.governor = _governor(settings, plan, self.clock)
-        self.alerts = _alerts(settings, host, plan, self.clock)
-        self.governor.on_level(MemoryAlerts(self.alerts).on_level)
+        self.loop = factories.make_watchdog(host, plan, self.clock)
+        self.large_requests = LargeRequests(self.clock)
+        self.governor = factories.make_governor(settings, plan, self.clock, self.large_requests)
+        self.alerts = factories.make_alerts(settings, host, plan, self.clock)
+        self.governor.on_level(MemoryAlerts(self.alerts, self.governor.clean_up).on_level)
         breaker = Breaker(state_dir(settings, Path(tempfile.gettempdir())) / "replacements.json", self.clock)
-        self.replacement = Replacement(breaker)
+        self.replacement = Replacement(breaker, self.clock)
         self.governor.on_irreclaimable(self._replace)
+        self.governor.on_level(self._hurry)
+        self.gate = factories.make_gate(
+            plan,
+            self.clock,
+            level=lambda: self.governor.level - self._is_relieved(),
+            is_lagging=self.loop.is_lagging,
+            is_overlapping=self._is_relieved,
+        )
+        self.governor.on_level(lambda *_: self.gate.look())
         self.l1 = L1(plan.cache_limit_bytes, self.clock)
         self.governor.register(self.l1)
+        self.governor.on_level(lambda _, level, __: self.l1.set_level(level))
         self.responses = LayerCounts()
-        self.database = _database(settings, plan, self.clock)
+        self.database = factories.make_database(settings, plan, self.clock)
         self.cache = Cache(
             self.l1,
             self.clock,
             limit_bytes=plan.cache_limit_bytes,
             enabled=settings.enable_caching,
-            must_not_wait=_lease_check(self.database),
+            must_not_wait=factories.lease_check(self.database),
         )
-        self.link = _link(settings, plan)
-        self.store = _store(settings, plan, self.link, self.clock)
+        self.link = factories.make_link(settings, plan)
+        self.store = factories.make_store(settings, plan, self.link, self.clock)
         self.limiter = Limiter(self.store, scaled(policies, settings.limit_scale))
         self.limits = Limits(
             self.limiter, self.metrics, default=default_policies, anonymous=anonymous_policies, upgrade_url=upgrade_url
         )
         self.tokens = Tokens(
-            _token_secret(settings), self.clock, issuer=settings.auth_issuer, audience=settings.auth_audience
+            factories.make_token_secret(settings),
+            self.clock,
+            issuer=settings.auth_issuer,
+            audience=settings.auth_audience,
         )
         self.identity = Identity(
-            _verifier(settings, self.tokens, self.clock),
+            factories.make_verifier(settings, self.tokens, self.clock),
             resolve,
             self.l1,
             self.clock,
             ttl_s=plan.identity_ttl_s,
             cached=settings.enable_caching,
         )
-        self.idempotency = _idempotency(settings, plan, self.store, self.database, self.clock)
+        self.idempotency = factories.make_idempotency(settings, plan, self.store, self.database, self.clock)
         self.metrics.add_source(lambda: samples(self.state()))
 
     def __repr__(self) -> str:
@@ -124,7 +142,10 @@ class Runtime:
         """Start every service; a Postgres or Redis that is away does not keep the app from starting."""
         self.loop.start()
         await self.alerts.start()
-        self.governor.start()
+        if self._succession is not None and self._succession.is_successor:
+            self._own(self._govern_alone(self._succession), "b1-govern-alone")
+        else:
+            self.governor.start()
         if self.link is not None:
             await self.link.start()
         if self.database is not None:
@@ -136,26 +157,44 @@ class Runtime:
     def mark_ready(self) -> None:
         """The application's own start-up is over."""
         self.phase = "running"
+        self.gate.open()
         log.info("ready", extra={"database": self.database is not None, "redis": self.link is not None})
 
+    def join(self, server: Mapping[str, Any]) -> None:
+        """Hear from our server who was before this worker, how another one is asked for, and what it counts."""
+        self._succession = server.get(SUCCESSION_STATE)
+        if self._succession is not None:
+            self.replacement.through(self._succession.ask)
+        self._read_workers = server.get(WORKERS_STATE)
+        self._read_refusals = server.get(REFUSALS_STATE)
+
+    async def take_over(self) -> None:
+        """Have the predecessor end, if there is one, and go on from the state that it leaves."""
+        if self._succession is None or not self._succession.is_successor:
+            return
+        was_gone = self._succession.is_predecessor_gone
+        await self._absorb(await self._succession.inherit())
+        if was_gone:
+            await self._take_rest(self._succession)
+        else:
+            self._own(self._take_rest(self._succession), "b1-take-rest")
+
     def watch_stop(self, begun: asyncio.Event) -> None:
-        """Tell probes, from the moment that a stop begins, that no new traffic should come; requests are still served."""
+        """From the moment that a stop begins: no new traffic should come; a successor gets the state."""
 
         async def watch() -> None:
             await begun.wait()
             self.phase = "draining"
+            await self._leave(last=False)
 
         self._own(watch(), "b1-watch-stop")
-
-    def replace_through(self, end_worker: Callable[[], None]) -> None:
-        """Hear how the server ends this worker, for when its memory cannot be reclaimed."""
-        self.replacement.through(end_worker)
 
     async def aclose(self) -> None:
         """Stop from the top of the ladder to the bottom; every step has its own bound."""
         if self.phase == "stopped":
             return
         self.phase = "draining"
+        await self.gate.aclose()
         if self.idempotency is not None:
             await self.idempotency.aclose()
         await self.cache.aclose()
@@ -164,22 +203,23 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leave(last=True)
         if self.database is not None:
             await self.database.aclose()
         if isinstance(self.store, FallbackStore):
             await self.store.aclose()
         if self.link is not None:
             await self.link.aclose()
-        self.loop.stop()
+        await self.loop.aclose()
         self.phase = "stopped"
 
     def is_running(self) -> bool:
         """Say whether requests can be served."""
         return self.phase in ("running", "draining")
 
-    def is_critical(self) -> bool:
-        """Say whether memory leaves no room for new work."""
-        return self.governor.level >= Level.CRITICAL
+    def _is_relieved(self) -> bool:
+        """Say whether a successor is on its way: what it needs of memory and core is about to be free again."""
+        return self._succession is not None and self._succession.has_heir
 
     def within_health_limit(self, address: str) -> bool:
         """Say whether this address may have a freshly rendered answer of a probe."""
@@ -209,10 +249,59 @@ class Runtime:
             loop=self.loop.snapshot(),
             db_limit=self.plan.db_connections,
             redis_limit=self.plan.redis_connections,
+            refusals=self._read_refusals() if self._read_refusals is not None else {},
+            workers=self._workers(),
         )
 
+    def _workers(self) -> Workers | None:
+        if self._read_workers is None:
+            return None
+        return replace(self._read_workers(), is_tripped=self.replacement.is_tripped)
+
     def _replace(self, _: GovernorSnapshot) -> None:
-        self.replacement.ask("memory")
+        if self._pressing is None or self._pressing.done():
+            self._pressing = self._own(self._press_for_successor(), "b1-press-for-successor")
+
+    def _hurry(self, _: Level, level: Level, __: GovernorSnapshot) -> None:
+        """In an emergency a successor on its way comes too late: this worker ends, and the next one starts alone."""
+        if level is Level.EMERGENCY and self._pressing is not None and not self._pressing.done():
+            self.replacement.ask("memory", urgent=True)
+
+    async def _press_for_successor(self) -> None:
+        """Ask for a successor for as long as memory is short; the breaker says how often that may be."""
+        while self.governor.level >= Level.SEVERE and self.phase == "running":
+            self.replacement.ask("memory", urgent=self.governor.level is Level.EMERGENCY)
+            await asyncio.sleep(1.0)
+
+    async def _govern_alone(self, succession: Succession) -> None:
+        """Govern from the predecessor's end on: what the two hold together for a moment is no pressure."""
+        await succession.predecessor_gone()
+        self.governor.start()
+
+    async def _leave(self, *, last: bool) -> None:
+        """Leave the state in memory to the successor."""
+        if self._succession is None or not self._succession.has_heir:
+            return
+        drain_ms = 0 if last else self.plan.graceful_stop_s * 1000
+        extras = {CACHE_TAGS: orjson.dumps(self.l1.noted_invalidations())} if last else {}
+        self.l1.note_invalidations()
+        exported = await self.store.export(self.plan.handover_limit_bytes, last=last, drain_ms=drain_ms, extras=extras)
+        self._succession.leave(exported.data, last=last)
+        log.info("state left", extra={"bytes": len(exported.data), **exported.passed, "leftOut": exported.left_out})
+
+    async def _take_rest(self, succession: Succession) -> None:
+        await self._absorb(await succession.inherit_rest())
+
+    async def _absorb(self, data: bytes | None) -> None:
+        if not data:
+            return
+        absorbed = await self.store.absorb(data)
+        tags = orjson.loads(absorbed.extras.get(CACHE_TAGS, b"[]"))
+        if tags is None:
+            self.l1.reclaim(self.l1.held_bytes())
+        else:
+            self.l1.invalidate(tags)
+        log.info("state taken over", extra={"bytes": len(data), **absorbed.taken, "refused": absorbed.refused})
 
     def _redis_in_use(self) -> int:
         """Count our sockets to Redis, the reserve included."""
@@ -221,10 +310,11 @@ class Runtime:
     def _redis_reserve_used(self) -> int:
         return sum(times for _, times in self.link.snapshot().reserve.used) if self.link is not None else 0
 
-    def _own(self, work: Any, name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+    def _own(self, work: Any, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _probe_database(self) -> None:
         """Ask Postgres now and then, so that an idle service also knows; a busy one learns it from its own traffic."""
@@ -236,113 +326,4 @@ class Runtime:
                 pass  # busy, away or silent: the pool has noted it, and its snapshot is what health reads
             except Exception as error:  # noqa: BLE001 - a refusal of Postgres itself; the watch must outlive it
                 log.warning("the database refused a probe", extra={"error": type(error).__name__})
-            await asyncio.sleep(5.0)
-
-
-def _governor(settings: Settings, plan: Plan, clock: Clock) -> Governor:
-    asked_bytes, source = memory_wish(settings)
-    options = GovernorOptions(
-        limit_source=source,
-        reports_dir=state_dir(settings, Path(tempfile.gettempdir())),
-    )
-    return Governor(clock, limit_bytes=asked_bytes, marks=WATERMARKS, interval_s=plan.memory_sample_s, options=options)
-
-
-def _alerts(settings: Settings, host: Host, plan: Plan, clock: Clock) -> Alerts:
-    url, secret = settings.alert_webhook_url, settings.alert_webhook_secret
-    options = AlertOptions(
-        url=url.reveal() if url else None,
-        secret=secret.reveal() if secret else None,
-        instance=host.site_name or socket.gethostname(),
-        state_dir=state_dir(settings, Path(tempfile.gettempdir())),
-        allow_private=settings.alert_allow_private,
-        overlap_s=float(plan.graceful_stop_s + ALERT_OVERLAP_MARGIN_S),
-    )
-    return Alerts(options, clock)
-
-
-def _database(settings: Settings, plan: Plan, clock: Clock) -> Database | None:
-    if settings.database_url is None:
-        return None
-    from b1.db import Database, DatabaseOptions, slots_directory
-
-    url = settings.database_url.reveal()
-    options = DatabaseOptions(
-        url=url,
-        slots_dir=slots_directory(url),
-        connections=plan.db_connections,
-        queue_limit=plan.db_queue,
-        acquire_timeout_s=plan.db_acquire_s,
-        statement_timeout_s=plan.db_statement_s,
-        idle_in_transaction_timeout_s=plan.db_idle_transaction_s,
-        idle_lifetime_s=plan.db_idle_lifetime_s,
-        connection_check_ms=plan.db_connection_check_ms,
-    )
-    return Database(options, clock=clock)
-
-
-def _lease_check(database: Database | None) -> Callable[[], bool]:
-    if database is None:
-        return lambda: False
-    from b1.db import holds_lease
-
-    return holds_lease
-
-
-def _link(settings: Settings, plan: Plan) -> Link | None:
-    if settings.redis_url is None:
-        return None
-    from b1.link import Link, LinkOptions, from_url_file
-
-    return Link(
-        LinkOptions(
-            url=settings.redis_url.reveal(),
-            deadline_s=plan.redis_deadline_s,
-            pending_limit=plan.redis_pending,
-            connections=plan.redis_connections,
-            credentials=from_url_file(settings.redis_url_file) if settings.redis_url_file is not None else None,
-        )
-    )
-
-
-def _store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) -> Store:
-    memory = MemoryStore(plan.store_limit_bytes, clock)
-    if link is None:
-        return memory
-    from b1.store.redis import RedisStore
-
-    return FallbackStore(RedisStore(link, settings.namespace or "default"), memory, clock)
-
-
-def _idempotency(
-    settings: Settings, plan: Plan, store: Store, database: Database | None, clock: Clock
-) -> Idempotency | None:
-    if not settings.enable_idempotency:
-        return None
-    options = ServiceOptions(
-        mismatch_status=settings.idempotency_mismatch_status,
-        max_waiters=plan.idempotency_waiters,
-        acquire_timeout_s=plan.db_acquire_s,
-    )
-    return Idempotency(store, database, options, clock=clock)
-
-
-def _token_secret(settings: Settings) -> Secret:
-    if settings.auth_jwt_secret is not None:
-        return settings.auth_jwt_secret
-    # Only in development: production refuses to start without one (see Settings.from_env).
-    log.warning("AUTH_JWT_SECRET is not set: tokens are signed with a secret of this process and end with it")
-    return Secret(secrets.token_urlsafe(48))
-
-
-def _verifier(
-    settings: Settings, tokens: Tokens, clock: Clock
-) -> Callable[[str], dict[str, Any] | Awaitable[dict[str, Any]]]:
-    if settings.auth_jwks_url is None:
-        return tokens.verify
-    from b1.identity.jwks import ProviderTokens
-
-    provider = ProviderTokens(
-        settings.auth_jwks_url, clock, issuer=settings.auth_issuer, audience=settings.auth_audience
-    )
-    return provider.verify
+            await asyncio.sleep(PROBE_EVERY_S)

@@ -15,7 +15,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from b1.errors import InvalidSetting, MissingSecret, UnknownSetting
-from b1.units import parse_bytes, parse_switch
+from b1.units import (
+    one_of,
+    parse_bytes,
+    parse_count,
+    parse_port,
+    parse_positive,
+    parse_switch,
+    parse_text,
+    parse_window,
+    parse_words,
+)
 
 SECRET_MINIMUM = 32
 
@@ -44,37 +54,8 @@ class Secret:
         return self._value
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _port(value: str) -> int:
-    number = int(value)
-    if not 0 < number < 65536:
-        raise ValueError("a port is 1 to 65535")
-    return number
-
-
-def _count(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError("at least 1")
-    return number
-
-
-def _positive(value: str) -> float:
-    number = float(value)
-    if not 0 < number < float("inf"):
-        raise ValueError("a number above 0")
-    return number
-
-
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in value.split(",") if word.strip())
-
-
 def _origins(value: str) -> tuple[str, ...]:
-    for origin in (found := _words(value)):
+    for origin in (found := parse_words(value)):
         parts = urlsplit(origin)
         if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path):
             raise ValueError("origins such as https://app.example.com, separated by commas")
@@ -88,7 +69,7 @@ def _database_url(value: str) -> Secret:
 
 
 def _replica_urls(value: str) -> tuple[Secret, ...]:
-    return tuple(_database_url(url) for url in _words(value))
+    return tuple(_database_url(url) for url in parse_words(value))
 
 
 def _redis_url(value: str) -> Secret:
@@ -101,15 +82,6 @@ def _proxy(value: str) -> str:
     if value not in ("azure", "none") and not value.isdigit():
         raise ValueError("azure, none, or the number of trusted proxies")
     return value
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(" or ".join(allowed))
-        return value
-
-    return parse
 
 
 def _mismatch_status(value: str) -> int:
@@ -137,12 +109,12 @@ class Settings:
 
     env: str = _setting(
         "B1_ENV",
-        _choice("production", "development"),
+        one_of("production", "development"),
         "development",
         "production needs its secrets; App Service is recognised",
     )
-    host: str | None = _setting("HOST", _text, None, "address to bind; 0.0.0.0 for b1 run, 127.0.0.1 for b1 dev")
-    port: int = _setting("PORT", _port, 8000, "port to bind")
+    host: str | None = _setting("HOST", parse_text, None, "address to bind; 0.0.0.0 for b1 run, 127.0.0.1 for b1 dev")
+    port: int = _setting("PORT", parse_port, 8000, "port to bind")
     database_url: Secret | None = _secret("DATABASE_URL", "Postgres", parse=_database_url)
     database_replica_urls: tuple[Secret, ...] | None = _secret(
         "DATABASE_REPLICA_URLS", "read replicas, separated by commas", parse=_replica_urls
@@ -157,24 +129,30 @@ class Settings:
         "REDIS_URL_FILE", Path, None, "REDIS_URL in a file; read again before its credentials end, without a restart"
     )
     alert_webhook_url: Secret | None = _secret("ALERT_WEBHOOK_URL", "where alerts are sent")
+    alert_webhook_url_file: Path | None = _setting(
+        "ALERT_WEBHOOK_URL_FILE", Path, None, "ALERT_WEBHOOK_URL in a file; a new address counts without a restart"
+    )
     alert_webhook_secret: Secret | None = _secret("ALERT_WEBHOOK_SECRET", "signs alerts; whsec_…")
+    alert_webhook_secret_file: Path | None = _setting(
+        "ALERT_WEBHOOK_SECRET_FILE", Path, None, "ALERT_WEBHOOK_SECRET in a file; a new one counts without a restart"
+    )
     auth_jwt_secret: Secret | None = _secret(
         "AUTH_JWT_SECRET", "signs and verifies access tokens (HS256), 32 characters or more"
     )
     auth_jwks_url: str | None = _setting(
-        "AUTH_JWKS_URL", _text, None, "keys of an identity provider, instead of AUTH_JWT_SECRET"
+        "AUTH_JWKS_URL", parse_text, None, "keys of an identity provider, instead of AUTH_JWT_SECRET"
     )
-    auth_issuer: str | None = _setting("AUTH_ISSUER", _text, None, "the issuer that tokens must name")
-    auth_audience: str | None = _setting("AUTH_AUDIENCE", _text, None, "the audience that tokens must name")
+    auth_issuer: str | None = _setting("AUTH_ISSUER", parse_text, None, "the issuer that tokens must name")
+    auth_audience: str | None = _setting("AUTH_AUDIENCE", parse_text, None, "the audience that tokens must name")
     admin_token: Secret | None = _secret("ADMIN_TOKEN", "opens metrics, report and dashboard")
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS", _origins, (), "origins that browsers may call from, separated by commas"
     )
     log_level: str = _setting(
-        "LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "least severity that is logged"
+        "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "least severity that is logged"
     )
     log_format: str | None = _setting(
-        "LOG_FORMAT", _choice("json", "console"), None, "json in production, console in development"
+        "LOG_FORMAT", one_of("json", "console"), None, "json in production, console in development"
     )
     sentry_dsn: Secret | None = _secret("SENTRY_DSN", "where unhandled errors are reported")
     enable_rate_limiting: bool = _setting("ENABLE_RATE_LIMITING", parse_switch, True, "limits per class")
@@ -195,30 +173,44 @@ class Settings:
     enable_jobs: bool = _setting("ENABLE_JOBS", parse_switch, True, "background jobs")
     enable_dashboard: bool = _setting("ENABLE_DASHBOARD", parse_switch, True, "the live page")
     memory_limit: int | None = _setting("B1_MEMORY_LIMIT", parse_bytes, None, "memory to plan for, such as 1750MiB")
-    cpus: float | None = _setting("B1_CPUS", _positive, None, "cores to plan for")
-    workers: int = _setting("B1_WORKERS", _count, 1, "always 1: a second worker doubles the memory and shares one core")
-    db_connections: int = _setting("B1_DB_CONNECTIONS", _count, 3, "Postgres connections of this host")
+    cpus: float | None = _setting("B1_CPUS", parse_positive, None, "cores to plan for")
+    workers: int = _setting(
+        "B1_WORKERS", parse_count, 1, "always 1: a second worker doubles the memory and shares one core"
+    )
+    db_connections: int = _setting("B1_DB_CONNECTIONS", parse_count, 3, "Postgres connections of this host")
     redis_connections: int = _setting(
-        "B1_REDIS_CONNECTIONS", _count, 2, "Redis connections of this host, one of them in reserve"
+        "B1_REDIS_CONNECTIONS", parse_count, 2, "Redis connections of this host, one of them in reserve"
     )
     cache_max: int | None = _setting(
         "B1_CACHE_MAX", parse_bytes, None, "bytes of the in-process cache", also="CACHE_MAX_SIZE_MB"
     )
     body_limit: int | None = _setting("B1_BODY_LIMIT", parse_bytes, None, "largest request body")
-    instances: int = _setting("B1_INSTANCES", _count, 1, "hosts that share the database and its budget")
-    namespace: str | None = _setting("B1_NAMESPACE", _text, None, "separates apps that share a Redis")
+    instances: int = _setting("B1_INSTANCES", parse_count, 1, "hosts that share the database and its budget")
+    namespace: str | None = _setting("B1_NAMESPACE", parse_text, None, "separates apps that share a Redis")
     upload_dir: Path | None = _setting("B1_UPLOAD_DIR", Path, None, "where uploads are stored")
     proxy: str | None = _setting("B1_PROXY", _proxy, None, "azure, none, or the number of trusted proxies")
     state_dir: Path | None = _setting("B1_STATE_DIR", Path, None, "reports and small state; not on a network share")
+    memory_injection_file: Path | None = _setting(
+        "B1_MEMORY_INJECTION_FILE", Path, None, "staging: a ratio in this file replaces the measured memory"
+    )
+    trace_memory_s: float = _setting(
+        "B1_TRACE_MEMORY_S", parse_window, 0.0, "trace allocations for so long once memory is elevated; 0 never does"
+    )
     demo: bool = _setting("B1_DEMO", parse_switch, False, "seed the demo data")
-    limit_scale: float = _setting("B1_LIMIT_SCALE", _positive, 1.0, "multiplies every quota; for load tests only")
+    limit_scale: float = _setting("B1_LIMIT_SCALE", parse_positive, 1.0, "multiplies every quota; for load tests only")
     idempotency_mismatch_status: int = _setting(
         "B1_IDEMPOTENCY_MISMATCH_STATUS", _mismatch_status, 409, "409, or 422 as in the IETF draft"
     )
     alert_allow_private: bool = _setting(
         "B1_ALERT_ALLOW_PRIVATE", parse_switch, False, "alerts may go to loopback and private addresses"
     )
-    app: str = _setting("B1_APP", _text, "app.main:app", "module:attribute of the application")
+    replacement: str = _setting(
+        "B1_REPLACEMENT",
+        one_of("auto", "handover", "serial"),
+        "auto",
+        "how a worker is replaced: beside its predecessor, after it, or as memory allows",
+    )
+    app: str = _setting("B1_APP", parse_text, "app.main:app", "module:attribute of the application")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -237,6 +229,9 @@ class Settings:
             values["proxy"] = "azure"
         if values.get("namespace") is None and environ.get("WEBSITE_SITE_NAME"):
             values["namespace"] = environ["WEBSITE_SITE_NAME"]
+        for name in ("ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_SECRET"):
+            if environ.get(name, "").strip():  # it counts, and the file is not looked at again
+                values.pop(f"{name.lower()}_file", None)
         settings = cls(**values)
         if settings.is_production:
             _check_production(settings)
@@ -310,6 +305,11 @@ def _check_production(settings: Settings) -> None:
         raise InvalidSetting(
             f"B1_LIMIT_SCALE={settings.limit_scale:g} in production",
             remedy="it exists for load tests; remove it",
+        )
+    if settings.memory_injection_file is not None:
+        raise InvalidSetting(
+            f"B1_MEMORY_INJECTION_FILE={str(settings.memory_injection_file)!r} in production",
+            remedy="it pretends pressure, for staging; remove it, or set B1_ENV=development there",
         )
     if settings.demo:
         raise InvalidSetting("B1_DEMO=1 in production", remedy="the demo's passwords are public; remove it")

@@ -34,6 +34,45 @@ class Reclaimable(Protocol):
         ...
 
 
+class Succession(Protocol):
+    """What a worker knows of its predecessor and its successor; the server's (`b1.server.succession`)."""
+
+    @property
+    def is_successor(self) -> bool:
+        """Whether there was a predecessor, which may still be there."""
+        ...
+
+    @property
+    def has_heir(self) -> bool:
+        """Whether a successor is on its way, or is sure to come."""
+        ...
+
+    @property
+    def is_predecessor_gone(self) -> bool:
+        """Whether the predecessor, if there was one, has ended."""
+        ...
+
+    async def inherit(self) -> bytes | None:
+        """Have the predecessor end, and return the state that it leaves; None when there is none. Bounded."""
+        ...
+
+    async def inherit_rest(self) -> bytes | None:
+        """Wait for what the predecessor still did while it drained; None when there is none."""
+        ...
+
+    async def predecessor_gone(self) -> None:
+        """Wait until the predecessor's process has ended. Bounded."""
+        ...
+
+    def leave(self, data: bytes, *, last: bool) -> bool:
+        """Leave state to the successor; say whether that worked."""
+        ...
+
+    def ask(self, reason: str, *, urgent: bool = False) -> None:
+        """Ask for a successor; in an emergency end at once."""
+        ...
+
+
 Versions = tuple[tuple[str, int], ...]
 
 

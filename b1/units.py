@@ -1,4 +1,4 @@
-"""Bytes, seconds and switches as text.
+"""Bytes, seconds, switches and numbers as text.
 
 Text is parsed once, at the edge; inside b1 numbers carry their unit in the name.
 """
@@ -6,6 +6,7 @@ Text is parsed once, at the edge; inside b1 numbers carry their unit in the name
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 KIB = 1024
 MIB = 1024**2
@@ -71,3 +72,76 @@ def format_bytes(count: int) -> str:
         if count >= at_least or (count >= size and count % GIB == 0):
             return f"{count / size:.4g} {unit}"
     return f"{count} B"
+
+
+# Tracing allocations doubles the cost of small ones; a window that is never closed would be a way to stay slow.
+WINDOW_LIMIT_S = 600.0
+
+
+def parse_text(value: str) -> str:
+    """Return it as it is."""
+    return value
+
+
+def parse_port(value: str) -> int:
+    """Read a TCP port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = int(value)
+    if not 0 < number < 65536:
+        raise ValueError("a port is 1 to 65535")
+    return number
+
+
+def parse_count(value: str) -> int:
+    """Read a whole number of at least 1.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = int(value)
+    if number < 1:
+        raise ValueError("at least 1")
+    return number
+
+
+def parse_positive(value: str) -> float:
+    """Read a finite number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError("a number above 0")
+    return number
+
+
+def parse_window(value: str) -> float:
+    """Read seconds from 0 to 600.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(value)
+    if not 0 <= number <= WINDOW_LIMIT_S:
+        raise ValueError(f"seconds from 0 to {WINDOW_LIMIT_S:g}")
+    return number
+
+
+def parse_words(value: str) -> tuple[str, ...]:
+    """Read words that commas separate."""
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Return a reader that takes these words alone."""
+
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(" or ".join(allowed))
+        return value
+
+    return parse

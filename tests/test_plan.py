@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from b1.alerts import AlertOptions
+from b1.governor import GovernorOptions
 from b1.host import Host, MemoryLimit
 from b1.plan import WATERMARKS, make_plan
 from b1.settings import Settings
@@ -71,3 +73,53 @@ def test_watermarks_rise() -> None:
 @pytest.mark.parametrize(("stop_limit_s", "expected"), [(None, 25), (5.0, 4), (10.0, 9), (60.0, 25), (1.0, 1)])
 def test_a_stop_ends_before_the_platform_kills(stop_limit_s: float | None, expected: int) -> None:
     assert expected == make_plan(box(stop_limit_s=stop_limit_s), Settings()).graceful_stop_s
+
+
+def test_the_governor_and_the_alerts_have_the_plans_numbers_by_default() -> None:
+    plan = make_plan(box(), Settings())
+    governor, alerts = GovernorOptions(), AlertOptions()
+    assert (
+        plan.memory_reserve_bytes,
+        plan.memory_ballast_bytes,
+        plan.memory_collection_s,
+        plan.memory_report_apart_s,
+    ) == (governor.reserve_bytes, governor.ballast_bytes, governor.full_collection_s, governor.reports_apart_s)
+    assert (
+        plan.alert_cooldown_s,
+        plan.alert_settle_s,
+        plan.alert_overlap_s,
+        plan.alert_queue,
+        plan.alert_keep_s,
+        plan.alert_attempt_s,
+        plan.alert_backoff_first_s,
+        plan.alert_backoff_most_s,
+        plan.alert_retry_after_most_s,
+        plan.alert_flush_s,
+        plan.alert_handler_s,
+    ) == (
+        alerts.cooldown_s,
+        alerts.settle_s,
+        alerts.overlap_s,
+        alerts.queue_limit,
+        alerts.keep_s,
+        alerts.attempt_timeout_s,
+        alerts.backoff_first_s,
+        alerts.backoff_max_s,
+        alerts.retry_after_max_s,
+        alerts.flush_s,
+        alerts.handler_timeout_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit_mib", "ballast_mib", "handover_mib", "reserve_mib"), [(128, 2, 2, 8), (640, 8, 8, 40), (1750, 8, 8, 96)]
+)
+def test_what_is_set_aside_is_small_beside_the_box(
+    limit_mib: int, ballast_mib: int, handover_mib: int, reserve_mib: int
+) -> None:
+    plan = make_plan(box(limit_mib), Settings())
+    assert (ballast_mib * MIB, handover_mib * MIB, reserve_mib * MIB) == (
+        plan.memory_ballast_bytes,
+        plan.handover_limit_bytes,
+        plan.memory_reserve_bytes,
+    )

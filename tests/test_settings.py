@@ -45,6 +45,10 @@ def test_names_of_others_are_left_alone() -> None:
         ("CORS_ORIGINS", "app.example.com", "origins such as"),
         ("REDIS_URL", "http://example.com", "redis://"),
         ("B1_IDEMPOTENCY_MISMATCH_STATUS", "500", "409 or 422"),
+        ("B1_TRACE_MEMORY_S", "601", "seconds from 0 to 600"),
+        ("B1_TRACE_MEMORY_S", "-1", "seconds from 0 to 600"),
+        ("B1_TRACE_MEMORY_S", "nan", "seconds from 0 to 600"),
+        ("B1_TRACE_MEMORY_S", "a minute", "B1_TRACE_MEMORY_S"),
     ],
 )
 def test_a_value_that_does_not_parse_names_itself_and_what_was_expected(name: str, value: str, expected: str) -> None:
@@ -71,6 +75,28 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         Settings.from_env({"ADMIN_TOKEN_FILE": str(tmp_path / "absent")})
 
 
+def test_a_webhook_from_a_file_is_read_and_its_file_remembered(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("https://alerts.example.com/a\n")
+    settings = Settings.from_env({"ALERT_WEBHOOK_URL_FILE": str(tmp_path / "url")})
+    assert (Secret("https://alerts.example.com/a"), tmp_path / "url") == (
+        settings.alert_webhook_url,
+        settings.alert_webhook_url_file,
+    )
+
+
+def test_a_webhook_that_is_named_directly_counts_and_its_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_b2xk")
+    settings = Settings.from_env(
+        {"ALERT_WEBHOOK_SECRET": "whsec_bmV3", "ALERT_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}
+    )
+    assert (Secret("whsec_bmV3"), None) == (settings.alert_webhook_secret, settings.alert_webhook_secret_file)
+
+
+def test_memory_can_be_pretended_and_traced_in_staging() -> None:
+    settings = Settings.from_env({"B1_MEMORY_INJECTION_FILE": "/tmp/ratio", "B1_TRACE_MEMORY_S": "30"})
+    assert (Path("/tmp/ratio"), 30.0) == (settings.memory_injection_file, settings.trace_memory_s)
+
+
 def test_production_needs_its_secrets() -> None:
     assert Settings.from_env(PRODUCTION).is_production
     for name in ("ADMIN_TOKEN", "AUTH_JWT_SECRET"):
@@ -81,7 +107,13 @@ def test_production_needs_its_secrets() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("B1_DEMO", "1"), ("B1_LIMIT_SCALE", "1000"), ("CORS_ORIGINS", "*"), ("AUTH_JWT_SECRET", "short")],
+    [
+        ("B1_DEMO", "1"),
+        ("B1_LIMIT_SCALE", "1000"),
+        ("B1_MEMORY_INJECTION_FILE", "/tmp/ratio"),
+        ("CORS_ORIGINS", "*"),
+        ("AUTH_JWT_SECRET", "short"),
+    ],
 )
 def test_production_refuses_what_only_tests_may_do(name: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=name):

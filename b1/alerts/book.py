@@ -161,7 +161,9 @@ class Book:
         told = self._told.get(held.alert.name)
         if held.told_as is not None or told is None or held.alert.severity.rank > told[0].rank:
             return 0.0
-        return max(0.0, self._cooldown_s - max(0.0, now_s - told[1]))
+        if now_s < told[1]:  # the clock was set back: counted from now, or it would last until the clock is there again
+            told = self._told[held.alert.name] = (told[0], now_s)
+        return max(0.0, self._cooldown_s - (now_s - told[1]))
 
     def _forget(self, now_s: float) -> None:
         over = [name for name, (_, at_s) in self._told.items() if now_s - at_s >= self._cooldown_s]

@@ -6,19 +6,15 @@ same: a message that is repeated after a crash is better than one that waits for
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from b1.alerts.disk import Disk
 from b1.alerts.journal import Journal
 
 log = logging.getLogger("b1.alerts")
-
-T = TypeVar("T")
-
-DISK_S = 1.0
 
 
 class Keeping:
@@ -27,7 +23,7 @@ class Keeping:
     def __init__(self, folder: Path | None) -> None:
         self.errors = 0
         self._journal = None if folder is None else Journal(folder)
-        self._busy: asyncio.Future[Any] | None = None
+        self._disk = Disk()
 
     def __repr__(self) -> str:
         return f"<Keeping {self._journal!r} errors={self.errors}>"
@@ -43,7 +39,7 @@ class Keeping:
         if journal is None or journal.is_owned:
             return {}
         try:
-            return await self._in_thread(lambda: journal.read() if journal.try_own() else None)
+            return await self._disk.run(lambda: journal.read() if journal.try_own() else None)
         except TimeoutError as late:
             self._note_error("alert journal does not answer", late)
             return None
@@ -58,7 +54,7 @@ class Keeping:
         if journal is None or not journal.is_owned:
             return True
         try:
-            await self._in_thread(lambda: journal.write(records))
+            await self._disk.run(lambda: journal.write(records))
         except OSError as error:
             self._note_error("alert journal cannot be written", error)
             return False
@@ -69,28 +65,7 @@ class Keeping:
         if self._journal is not None:
             self._journal.close()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        async with asyncio.timeout(DISK_S):
-            if self._busy is not None:
-                await asyncio.wait({self._busy})
-            running: asyncio.Future[T] = asyncio.ensure_future(_run_in_thread(work))
-            running.add_done_callback(_look_at)
-            self._busy = running
-            return await asyncio.shield(running)
-
     def _note_error(self, phrase: str, error: OSError) -> None:
         self.errors += 1
         if self.errors == 1:
             log.warning(phrase, extra={"cause": str(error) or type(error).__name__})
-
-
-async def _run_in_thread(work: Callable[[], T]) -> T:
-    try:
-        return await asyncio.to_thread(work)
-    except RuntimeError as error:
-        raise TimeoutError(f"no thread for the disk ({error})") from None  # memory is short; later, perhaps
-
-
-def _look_at(done: asyncio.Future[Any]) -> None:
-    if not done.cancelled():
-        done.exception()  # it was reported as late; asyncio would report it once more

@@ -7,10 +7,10 @@ first, and a fall from critical to severe resolves the critical one and leaves t
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from b1.alerts.alert import Severity
+from b1.alerts.alert import Alert, Severity
 from b1.alerts.service import Alerts
 from b1.units import format_bytes
 
@@ -28,12 +28,24 @@ class Reading(Protocol):
     @property
     def limit_bytes(self) -> int: ...
 
+    @property
+    def report_path(self) -> str | None:
+        """The report of what holds the memory: the last one, or the one that is about to be written."""
+        ...
+
 
 class MemoryAlerts:
-    """Turns levels into alerts. Levels are known by name, since the governor is a sibling."""
+    """Turns levels into alerts. Levels are known by name, since the governor is a sibling.
 
-    def __init__(self, alerts: Alerts) -> None:
+    Args:
+        clean_up: called once whenever the critical alert begins: gives up what can be had again. A plain call that
+            returns at once (`Governor.clean_up`).
+    """
+
+    def __init__(self, alerts: Alerts, clean_up: Callable[[], object] | None = None) -> None:
         self._alerts = alerts
+        if clean_up is not None:
+            alerts.on_alert(Severity.CRITICAL)(lambda alert: _clean_up_for(alert, clean_up))
 
     def __repr__(self) -> str:
         return f"<MemoryAlerts of {self._alerts!r}>"
@@ -48,20 +60,27 @@ class MemoryAlerts:
         """Fire or resolve what the new level asks for; harmless when called again with the same level.
 
         Args:
-            annotations: what else to say, such as where the report of what holds the memory lies.
+            annotations: what else to say.
         """
         del previous  # the level alone decides: a call that was missed heals itself with the next one
         name = level.name.lower()
         facts = {"level": name, "bytes": snapshot.used_bytes, "limit": snapshot.limit_bytes, **(annotations or {})}
         rank = _LEVELS.index(name)
         if rank >= _LEVELS.index("critical"):
-            self._alerts.fire(CRITICAL, Severity.CRITICAL, _summary(snapshot, "the worker is being replaced"), facts)
+            report = {"report": snapshot.report_path} if snapshot.report_path is not None else {}
+            summary = _summary(snapshot, "the worker is being replaced")
+            self._alerts.fire(CRITICAL, Severity.CRITICAL, summary, report | facts)
         else:
             self._alerts.resolve(CRITICAL, facts)
         if rank >= _LEVELS.index("high"):
             self._alerts.fire(HIGH, Severity.WARNING, _summary(snapshot, "memory is being reclaimed"), facts)
         else:
             self._alerts.resolve(HIGH, facts)
+
+
+def _clean_up_for(alert: Alert, clean_up: Callable[[], object]) -> None:
+    if alert.name == CRITICAL:  # the application has critical alerts of its own, which are none of memory's business
+        clean_up()
 
 
 def _summary(snapshot: Reading, doing: str) -> str:

@@ -14,6 +14,7 @@ class AlertOptions:
     Attributes:
         url: the receiver; None tells nobody but the handlers. ``slack+https://…`` and ``teams+https://…`` choose a form.
         secret: ``whsec_…``; several, separated by spaces, while a secret is being rotated. None sends unsigned.
+        url_file, secret_file: where they were read from, and are read again; None where they came otherwise.
         instance: this host in the labels.
         external_url: where a person looks further.
         state_dir: where undelivered and firing alerts are kept for the next worker; None keeps nothing.
@@ -34,6 +35,8 @@ class AlertOptions:
 
     url: str | None = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
+    url_file: Path | None = None
+    secret_file: Path | None = None
     instance: str = "localhost"
     external_url: str = ""
     state_dir: Path | None = None

@@ -17,9 +17,13 @@ PATIENCE_ATTEMPTS = 5
 class Outbox:
     """What has not been delivered.
 
+    Attributes:
+        mark: names everything that was put so far; see `release`.
+
     Args:
         limit: messages it holds.
-        keep_s: a message older than this is of no use to anybody.
+        keep_s: a message older than this is of no use to anybody. Ages are of the monotonic clock: a wall clock that
+            is put right by years loses nothing.
     """
 
     def __init__(self, *, limit: int, keep_s: float) -> None:
@@ -28,6 +32,10 @@ class Outbox:
         self._keep_s = keep_s
         self._waiting: dict[str, Transition] = {}
         self._attempts: dict[str, int] = {}
+        self._ends_s: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}
+        self._released = 0
+        self.mark = 0
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._waiting)}/{self._limit} dropped={self.dropped}>"
@@ -38,19 +46,32 @@ class Outbox:
     def __iter__(self) -> Iterator[Transition]:
         return iter(list(self._waiting.values()))
 
-    def put(self, transition: Transition) -> Transition | None:
-        """Add one; return the one that had to go for it."""
+    def put(self, transition: Transition, now_s: float, *, age_s: float = 0.0) -> Transition | None:
+        """Add one at `now_s` (monotonic); return the one that had to go for it.
+
+        Args:
+            age_s: how old it was when it came here, by the wall clock that it crossed processes with.
+        """
         self._waiting[transition.id] = transition
+        self._ends_s[transition.id] = now_s + self._keep_s - max(0.0, age_s)
+        self.mark += 1
+        self._numbers[transition.id] = self.mark
         if len(self._waiting) <= self._limit:
             return None
         loser = self._loser()
         self._drop(loser)
         return loser
 
+    def release(self, mark: int) -> None:
+        """Let those be sent that were put up to `mark`: what survives this process knows of them."""
+        self._released = max(self._released, mark)
+
     def next(self) -> Transition | None:
-        """Return the one to send now: in order for each alert, the critical ones first."""
+        """Return the one to send now, of those released: in order for each alert, the critical ones first."""
         heads: dict[str, Transition] = {}
         for transition in self._waiting.values():
+            if self._numbers[transition.id] > self._released:
+                break
             heads.setdefault(transition.alert.name, transition)
         return min(heads.values(), key=self._urgency, default=None)
 
@@ -67,10 +88,12 @@ class Outbox:
         """It was delivered."""
         self._waiting.pop(transition.id, None)
         self._attempts.pop(transition.id, None)
+        self._ends_s.pop(transition.id, None)
+        self._numbers.pop(transition.id, None)
 
     def expire(self, now_s: float) -> int:
-        """Drop what is too old; return how many."""
-        old = [one for one in self._waiting.values() if now_s - one.at_s > self._keep_s]
+        """Drop what is too old at `now_s` (monotonic); return how many."""
+        old = [one for one in self._waiting.values() if now_s > self._ends_s[one.id]]
         for transition in old:
             self._drop(transition)
         return len(old)

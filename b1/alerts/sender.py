@@ -76,6 +76,12 @@ class Sender:
         self._not_before_s = self._asked_until_s
         self._news.set()
 
+    def renew(self) -> None:
+        """There is another receiver, or another secret: what the last one asked for, or that it is gone, is over."""
+        self.is_disabled = False
+        self._failures_in_row, self._asked_until_s = 0, 0.0
+        self.notify()
+
     async def run(self) -> None:
         """Deliver until stopped or cancelled. A cancelled attempt counts as none: the message stays."""
         while True:
@@ -94,7 +100,7 @@ class Sender:
 
     def pause_s(self) -> float | None:
         """Return how long to wait before the next attempt; None until something changes."""
-        expired = self._outbox.expire(self._clock.wall())
+        expired = self._outbox.expire(self._clock.monotonic())
         if expired:
             log.error("alerts could not be delivered in time, given up", extra={"count": expired})
             self._on_change()
@@ -117,7 +123,7 @@ class Sender:
         return outcome.result is Result.DELIVERED
 
     def _may_send(self) -> bool:
-        return not self.is_disabled and not self.is_held and len(self._outbox) > 0
+        return not self.is_disabled and not self.is_held and self._outbox.next() is not None
 
     async def _wait(self, limit_s: float | None) -> None:
         self._news.clear()

@@ -29,10 +29,12 @@ from b1.alerts.handlers import H, Handlers
 from b1.alerts.keeping import Keeping
 from b1.alerts.options import AlertOptions
 from b1.alerts.outbox import Outbox
+from b1.alerts.rotation import Rotation
 from b1.alerts.sender import Sender
 from b1.alerts.webhook import Webhook
 from b1.alerts.wire import Resolve
 from b1.clock import Clock
+from b1.errors import InvalidSetting
 
 log = logging.getLogger("b1.alerts")
 
@@ -83,6 +85,7 @@ class Alerts:
         self._book = Book(cooldown_s=options.cooldown_s)
         self._handlers = Handlers(timeout_s=options.handler_timeout_s)
         self._webhook = None if not options.url else Webhook(options.url, options, clock, resolve=resolve)
+        self._rotation = Rotation(options, clock)
         self._outbox = Outbox(limit=options.queue_limit, keep_s=options.keep_s)
         self._keeping = Keeping(options.state_dir if self._webhook is not None else None)
         self._sender = (
@@ -91,7 +94,7 @@ class Alerts:
             else Sender(self._outbox, self._webhook.post, options, clock, on_change=self._touch, chance=chance)
         )
         self._is_dirty = False
-        self._has_news = False
+        self._passed_on = 0
         self._has_taken_over = False
         self._overlap_ends_s = float("inf")
         self._settled_at_s = float("inf")
@@ -119,6 +122,9 @@ class Alerts:
         """Send what can be sent within the flush, leave the rest to the next worker."""
         if self._sender is not None and self._tasks:
             keep, send = self._tasks
+            mark = self._outbox.mark
+            await self._save_if_dirty()
+            self._outbox.release(mark)
             self._sender.stop()
             await asyncio.wait({send}, timeout=self._options.flush_s)
             for task in (keep, send):
@@ -210,10 +216,9 @@ class Alerts:
         transition = Transition(
             f"msg_{secrets.token_hex(16)}", change.alert, self._options.instance, now_s, change.escalated_from
         )
-        lost = self._outbox.put(transition)
+        lost = self._outbox.put(transition, self._clock.monotonic())
         if lost is not None:
             log.error("too many alerts wait, one was dropped", extra={"alert": lost.alert.name})
-        self._has_news = True
         self._touch()
 
     def _touch(self) -> None:
@@ -231,8 +236,10 @@ class Alerts:
             if not self._has_taken_over:
                 await self._try_take_over()
             self.tick()
+            mark = self._outbox.mark
             is_saved = await self._save_if_dirty()
-            self._pass_on_news()
+            await self._rotate_if_due()
+            self._pass_on_news(mark)
             await self._sleep(self._pause_s() if is_saved else SAVE_AGAIN_S)
 
     async def _try_take_over(self) -> None:
@@ -250,8 +257,8 @@ class Alerts:
             is_same_family = left.get("family") == self._options.family
             self._book.adopt(left.get("book", {}), with_cooldowns=is_same_family)
             for record in left.get("waiting", ()):
-                self._outbox.put(transition_from(record))
-                self._has_news = True
+                transition = transition_from(record)
+                self._outbox.put(transition, self._clock.monotonic(), age_s=self._clock.wall() - transition.at_s)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             log.warning("alert journal is not understood, what it held is lost", extra={"cause": repr(error)})
         self._touch()
@@ -264,13 +271,29 @@ class Alerts:
         self._is_dirty = self._is_dirty or not is_saved
         return is_saved
 
-    def _pass_on_news(self) -> None:
+    async def _rotate_if_due(self) -> None:
+        due_in_s = self._rotation.due_in_s()
+        if due_in_s is None or (due_in_s > 0 and self._outbox.mark == self._passed_on):
+            return
+        fresh = await self._rotation.news()
+        if fresh is None or self._webhook is None or self._sender is None:
+            return
+        try:
+            self._webhook.use(*fresh)
+        except InvalidSetting as error:
+            log.warning("the webhook's files cannot be used, going on as before", extra={"cause": str(error)})
+            return
+        log.info("webhook rotated", extra={"to": repr(self._webhook)})
+        self._sender.renew()
+
+    def _pass_on_news(self, mark: int) -> None:
         # After the journal knows: a worker killed now leaves a successor that ends what was told to have begun.
         if self._sender is None or self._book.is_muted:
             return
+        self._outbox.release(mark)
         self._sender.is_held = False
-        if self._has_news:
-            self._has_news = False
+        if mark > self._passed_on:
+            self._passed_on = mark
             self._sender.notify()
 
     def _records(self) -> dict[str, Any]:
@@ -288,6 +311,7 @@ class Alerts:
             self._settled_at_s - now_s,
             self._overlap_ends_s - now_s,
             IDLE_S if due_s is None else due_s,
+            IDLE_S if (look_s := self._rotation.due_in_s()) is None else look_s,
             IDLE_S if self._has_taken_over else OWNERSHIP_AGAIN_S,
         ]
         return max(0.0, min(pauses))

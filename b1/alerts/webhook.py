@@ -14,7 +14,7 @@ from b1.alerts.alert import Alert, Severity, Transition
 from b1.alerts.options import AlertOptions
 from b1.alerts.shapes import render
 from b1.alerts.signing import Signer
-from b1.alerts.target import parse_target
+from b1.alerts.target import Target, parse_target
 from b1.alerts.wire import Answer, Resolve, Wire
 from b1.clock import Clock
 
@@ -40,6 +40,15 @@ class Outcome:
     retry_after_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Where to and as whom: replaced as a whole, so that an attempt that runs meanwhile is of one piece."""
+
+    target: Target
+    signer: Signer | None
+    wire: Wire
+
+
 class Webhook:
     """The one receiver.
 
@@ -48,36 +57,51 @@ class Webhook:
     """
 
     def __init__(self, url: str, options: AlertOptions, clock: Clock, *, resolve: Resolve | None = None) -> None:
-        self._target = parse_target(url)
-        self._signer = None if options.secret is None else Signer(options.secret)
-        self._wire = Wire(self._target, allow_private=options.allow_private, resolve=resolve)
         self._options = options
         self._clock = clock
+        self._resolve = resolve
+        self._reach = self._reaching(url, options.secret, None)
 
     def __repr__(self) -> str:
-        return f"<Webhook {self._target.shape} to {self._target.host}:{self._target.port}>"
+        target = self._reach.target
+        return f"<Webhook {target.shape} to {target.host}:{target.port}>"
+
+    def use(self, url: str, secret: str | None) -> None:
+        """Send to another URL or with another secret from the next attempt on.
+
+        Raises:
+            InvalidSetting: one of them cannot be used; nothing has changed then.
+        """
+        self._reach = self._reaching(url, secret, self._reach.wire)
 
     async def prepare(self) -> None:
         """Rehearse everything but the sending, so that under memory pressure nothing is loaded or imported first."""
-        self._message(Transition("msg_rehearsal", Alert("B1Rehearsal", Severity.WARNING, ""), "", 0.0))
-        await self._wire.prepare(PREPARE_S)
+        reach = self._reach
+        self._message(reach, Transition("msg_rehearsal", Alert("B1Rehearsal", Severity.WARNING, ""), "", 0.0))
+        await reach.wire.prepare(PREPARE_S)
 
     async def post(self, transition: Transition) -> Outcome:
         """Make one attempt."""
-        body, headers = self._message(transition)
+        reach = self._reach
+        body, headers = self._message(reach, transition)
         try:
-            answer = await self._wire.post(body, headers, limit_s=self._options.attempt_timeout_s)
+            answer = await reach.wire.post(body, headers, limit_s=self._options.attempt_timeout_s)
         except TimeoutError:
             return Outcome(Result.FAILED, f"no answer within {self._options.attempt_timeout_s:g} s")
         except OSError as error:
             return Outcome(Result.FAILED, str(error) or type(error).__name__)
         return _outcome(answer, self._clock.wall())
 
-    def _message(self, transition: Transition) -> tuple[bytes, list[tuple[str, str]]]:
-        body = render(self._target.shape, transition, self._options.external_url)
+    def _reaching(self, url: str, secret: str | None, before: Wire | None) -> _Reach:
+        target = parse_target(url)
+        wire = Wire(target, allow_private=self._options.allow_private, resolve=self._resolve, before=before)
+        return _Reach(target, None if secret is None else Signer(secret), wire)
+
+    def _message(self, reach: _Reach, transition: Transition) -> tuple[bytes, list[tuple[str, str]]]:
+        body = render(reach.target.shape, transition, self._options.external_url)
         headers = [("webhook-id", transition.id)]
-        if self._signer is not None:
-            headers += self._signer.headers(transition.id, body, self._clock.wall())
+        if reach.signer is not None:
+            headers += reach.signer.headers(transition.id, body, self._clock.wall())
         return body, headers
 
 

@@ -47,13 +47,18 @@ class Wire:
     Args:
         allow_private: addresses that are not public are allowed.
         resolve: name and port to addresses; replaced in tests.
+        before: the wire that this one replaces; its certificates, and what it knows of the same name, are used again.
     """
 
-    def __init__(self, target: Target, *, allow_private: bool, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, target: Target, *, allow_private: bool, resolve: Resolve | None = None, before: Wire | None = None
+    ) -> None:
         self._target = target
         self._allow_private = allow_private
-        self._resolve = resolve or Resolver().addresses
-        self._tls: ssl.SSLContext | None = None
+        self._resolve: Resolve = resolve or Resolver().addresses
+        if before is not None and before._target.host == target.host:
+            self._resolve = before._resolve
+        self._tls: ssl.SSLContext | None = before._tls if before is not None else None
 
     def __repr__(self) -> str:
         return f"<Wire to {self._target.host}:{self._target.port}>"
@@ -97,7 +102,7 @@ class Wire:
                     return await asyncio.open_connection(
                         address,
                         target.port,
-                        ssl=self._tls,
+                        ssl=self._tls if target.is_tls else None,
                         server_hostname=target.host if target.is_tls else None,
                         limit=HEAD_LIMIT_BYTES,
                     )

@@ -71,3 +71,9 @@ class RequestContext:
 
 
 CONTEXT: ContextVar[RequestContext | None] = ContextVar("b1_request", default=None)
+
+
+def current_organization() -> str | None:
+    """Return the organisation on whose behalf this task works; None outside of requests and for nobody."""
+    context = CONTEXT.get()
+    return context.principal.organization if context is not None and context.principal is not None else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from b1.admission import AdmissionClass
     from b1.idempotency.options import IdempotencyOptions
     from b1.types import Principal
 
@@ -43,6 +44,9 @@ class RouteOptions:
         classify_bytes: the largest body that `classify` reads.
         body_limit_bytes: the largest body that the route accepts; None leaves the profile's own limit.
         deadline_s: how long the route may work, in seconds; None leaves the profile's own deadline.
+        admission: what is given up first under pressure; None leaves the application's default.
+        cpu_bound: True has its requests run one at a time, with turns of the loop between them; False
+            never, and its requests are not measured; None has it learned.
     """
 
     limits: tuple[str, ...] | None = None
@@ -52,6 +56,8 @@ class RouteOptions:
     cache: CacheOptions | None = None
     deadline_s: float | None = None
     body_limit_bytes: int | None = None
+    admission: AdmissionClass | None = None
+    cpu_bound: bool | None = None
 
 
 NOTHING_DECLARED = RouteOptions()

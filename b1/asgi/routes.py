@@ -6,9 +6,11 @@ The router still decides what runs: when it finds nothing, the answer carries th
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from b1.asgi.options import NOTHING_DECLARED, RouteOptions, declared
@@ -18,10 +20,14 @@ UNMATCHED = "unmatched"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One template and what it declares. `eq=False`: routes are dictionary keys by identity."""
+    """One template and what it declares. `eq=False`: routes are dictionary keys by identity, so a table makes each once.
+
+    `in_thread`: its endpoint is a plain function, which the framework runs in a thread.
+    """
 
     template: str
     options: RouteOptions = NOTHING_DECLARED
+    in_thread: bool = False
 
 
 NO_ROUTE = Route(UNMATCHED)
@@ -32,6 +38,7 @@ class _Pattern:
     regex: re.Pattern[str]
     methods: frozenset[str] | None
     route: Route
+    other: Route  # for the methods that it does not have
 
 
 class RouteTable:
@@ -39,13 +46,15 @@ class RouteTable:
 
     def __init__(self, entries: Iterable[tuple[str, frozenset[str] | None, Route, re.Pattern[str] | None]]) -> None:
         self._static: dict[str, dict[str | None, Route]] = {}
+        self._others: dict[str, Route] = {}  # for the methods that a static path does not have
         self._patterns: list[_Pattern] = []
         for path, methods, route, regex in entries:
             if regex is not None:
-                self._patterns.append(_Pattern(regex, methods, route))
+                self._patterns.append(_Pattern(regex, methods, route, Route(route.template)))
             elif not self._shadowed(path, methods):
                 for method in methods or (None,):
                     self._static.setdefault(path, {}).setdefault(method, route)
+                self._others.setdefault(path, Route(route.template))
 
     def __repr__(self) -> str:
         return f"<RouteTable static={len(self._static)} patterns={len(self._patterns)}>"
@@ -68,17 +77,17 @@ class RouteTable:
             route = by_method.get(method) or by_method.get(None)
             if route is not None:
                 return route, {}
-        partial: Route | None = None
+        other: Route | None = None
         for pattern in self._patterns:
             match = pattern.regex.match(path)
             if match is None:
                 continue
             if pattern.methods is None or method in pattern.methods:
                 return pattern.route, match.groupdict()
-            partial = partial or Route(pattern.route.template)
+            other = other or pattern.other
         if by_method is not None:
-            return Route(next(iter(by_method.values())).template), {}
-        return partial or NO_ROUTE, {}
+            return self._others[path], {}
+        return other or NO_ROUTE, {}
 
     def _shadowed(self, path: str, methods: frozenset[str] | None) -> bool:
         """Say whether a parametrised route declared earlier takes this static path; the router would choose it."""
@@ -107,5 +116,12 @@ def _entries(
                 yield template, None, Route(f"{template}/*"), re.compile(re.escape(template) + "(?:/|$)")
             continue
         methods = frozenset(context.methods) if context.methods else None
-        route = Route(template, declared(context.endpoint))
+        route = Route(template, declared(context.endpoint), in_thread=_runs_in_thread(context.endpoint))
         yield template, methods, route, compile_path(template)[0] if "{" in template else None
+
+
+def _runs_in_thread(endpoint: Any) -> bool:
+    """Say whether the framework will call this endpoint in a thread; a class is an ASGI application of its own."""
+    while isinstance(endpoint, partial):
+        endpoint = endpoint.func
+    return inspect.isroutine(endpoint) and not inspect.iscoroutinefunction(endpoint)

@@ -87,15 +87,23 @@ class Version1:
         cpu = read_table(self._cpu / "cpu.stat")
         spent = read_number(self._folders.get("cpuacct", self._cpu) / "cpuacct.usage")
         throttled = cpu.get("throttled_time")
+        peak = read_number(self._memory / "memory.max_usage_in_bytes")
         return Usage(
-            peak_bytes=read_number(self._memory / "memory.max_usage_in_bytes"),
+            peak_bytes=peak,
             oom_kills=read_table(self._memory / "memory.oom_control").get("oom_kill"),
-            limit_hits=read_number(self._memory / "memory.failcnt"),
+            limit_hits=self._limit_hits(peak),
             cpu_s=None if spent is None else round(spent * _NANOSECOND, 3),
             periods=cpu.get("nr_periods"),
             throttled_periods=cpu.get("nr_throttled"),
             throttled_s=None if throttled is None else round(throttled * _NANOSECOND, 3),
         )
+
+    def _limit_hits(self, peak_bytes: int | None) -> int | None:
+        # Newer kernels have the file and no longer count: zero at the limit itself means that nobody knows.
+        hits = read_number(self._memory / "memory.failcnt")
+        limit_bytes = read_number(self._memory / "memory.limit_in_bytes")
+        is_met = peak_bytes is not None and limit_bytes is not None and peak_bytes >= limit_bytes
+        return None if hits == 0 and is_met else hits
 
     def pids(self) -> set[int]:
         return read_pids(self._memory / "cgroup.procs")

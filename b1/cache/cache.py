@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import orjson
 
+from b1.buffers import exact
 from b1.cache.l1 import L1
 from b1.clock import DEADLINE, Clock, remaining
 from b1.errors import DeadlineExceeded
@@ -25,7 +26,7 @@ Flight = tuple[str, Versions]
 
 @dataclass(frozen=True, slots=True)
 class CacheSnapshot:
-    """What the cache says about itself; bytes are accounted bytes."""
+    """What the cache says about itself, in accounted bytes. `ceiling_bytes`: the most at the present memory level."""
 
     enabled: bool
     entries: int
@@ -35,6 +36,7 @@ class CacheSnapshot:
     misses: int
     loads_running: int
     evictions: dict[str, int]
+    ceiling_bytes: int = 0
 
 
 class Cache:
@@ -120,6 +122,7 @@ class Cache:
             misses=self._misses,
             loads_running=len(self._running),
             evictions=dict(self.l1.evictions),
+            ceiling_bytes=self.l1.ceiling_bytes,
         )
 
     def _start(self, flight: Flight, loader: Callable[[], Awaitable[T]], ttl_s: float) -> asyncio.Task[bytes]:
@@ -134,7 +137,7 @@ class Cache:
 
     async def _load(self, flight: Flight, loader: Callable[[], Awaitable[T]], ttl_s: float) -> bytes:
         key, versions = flight
-        value = orjson.dumps(await loader())
+        value = exact(orjson.dumps(await loader()))
         self.l1.put(key, value, len(value), ttl_s=ttl_s, versions=versions)
         return value
 

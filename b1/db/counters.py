@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from b1.db.load import LoadSnapshot
+from b1.db.statements import StatementSnapshot
+
 
 @dataclass(slots=True)
 class Counters:
@@ -13,7 +16,8 @@ class Counters:
     Attributes:
         acquired: leases given.
         waited: leases that were waited for.
-        refused: callers turned away at once, because their class of the queue was full.
+        refused: callers turned away because their class of the queue was full or their tenant had its share of it.
+        hopeless: callers turned away at once because their time would have been over before their turn or their answer.
         timeouts: callers whose wait ended at its deadline.
         cancels: queries abandoned by their caller.
         opened: connections made.
@@ -25,6 +29,7 @@ class Counters:
     acquired: int = 0
     waited: int = 0
     refused: int = 0
+    hopeless: int = 0
     timeouts: int = 0
     cancels: int = 0
     opened: int = 0
@@ -62,6 +67,10 @@ class DatabaseSnapshot:
         away_reason: what was seen, in a word or two; never the URL.
         holders: the open leases, oldest first.
         counters: events since the start.
+        silent_s: how long the server has owed an answer, 0 when it owes none.
+        load: how busy the connections are, and how long callers wait.
+        statements: the statements that took most time, the dearest first.
+        slow_queries: statements over the threshold of the slow-query log, since the start.
     """
 
     limit: int
@@ -77,3 +86,7 @@ class DatabaseSnapshot:
     away_reason: str
     holders: tuple[Holder, ...]
     counters: Counters
+    silent_s: float = 0.0
+    load: LoadSnapshot = LoadSnapshot()
+    statements: tuple[StatementSnapshot, ...] = ()
+    slow_queries: int = 0

@@ -52,7 +52,17 @@ class Database:
         if self._pool.is_running:
             await self._pool.aclose(deadline_s)
 
-    def acquire(self, *, priority: Priority = "web", timeout_s: float | None = None) -> Acquisition:
+    @property
+    def is_saturated(self) -> bool:
+        """Whether callers wait long or the connections are nearly always busy (`b1.db.load`), as of the last second.
+
+        Costs an attribute. Whoever can answer without the database, such as a cache with a stale value, should then do so.
+        """
+        return self._pool.load.is_saturated
+
+    def acquire(
+        self, *, priority: Priority = "web", timeout_s: float | None = None, tenant: str | None = None
+    ) -> Acquisition:
         """Return a block that holds a lease: ``async with db.acquire() as lease:``.
 
         Args:
@@ -60,42 +70,71 @@ class Database:
                 the others, and gets its turn after 5 s at the latest.
             timeout_s: the longest wait; the option's `acquire_timeout_s` when None. The request's own deadline
                 (`b1.clock.DEADLINE`) applies in any case.
+            tenant: for whom the work is done; what the option's `tenant_of` says when None. Tenants of one class share
+                the connections fairly, and one may hold half of the queue while others wait too.
 
         Raises:
-            DatabaseBusy: on entry, when the queue is full or the time is over.
+            DatabaseBusy: on entry, when the queue is full or the time is over; at once when the time would be over
+                before the caller's turn, as far as the queue foretells it.
             DatabaseUnavailable: on entry, at once, while Postgres is known to be away.
             LeaseHeld: on entry, at once, when this task holds a lease already.
             NotRunning: on entry, before `start` and after `aclose`.
         """
-        return Acquisition(self._pool, self._options, priority, timeout_s, None)
+        return Acquisition(self._pool, self._options, priority, timeout_s, tenant)
 
     async def fetch(
-        self, query: str, *args: Any, priority: Priority = "web", timeout_s: float | None = None
+        self,
+        query: str,
+        *args: Any,
+        priority: Priority = "web",
+        timeout_s: float | None = None,
+        tenant: str | None = None,
     ) -> list[asyncpg.Record]:
         """Run one query on a lease of its own. `timeout_s` covers the wait and the query. Raises as both do."""
-        async with self._for_one(priority, timeout_s) as lease:
+        async with Acquisition(self._pool, self._options, priority, timeout_s, tenant, query) as lease:
             return await lease.fetch(query, *args)
 
     async def fetchrow(
-        self, query: str, *args: Any, priority: Priority = "web", timeout_s: float | None = None
+        self,
+        query: str,
+        *args: Any,
+        priority: Priority = "web",
+        timeout_s: float | None = None,
+        tenant: str | None = None,
     ) -> asyncpg.Record | None:
         """Run one query on a lease of its own; return its first row. As `fetch`."""
-        async with self._for_one(priority, timeout_s) as lease:
+        async with Acquisition(self._pool, self._options, priority, timeout_s, tenant, query) as lease:
             return await lease.fetchrow(query, *args)
 
-    async def fetchval(self, query: str, *args: Any, priority: Priority = "web", timeout_s: float | None = None) -> Any:
+    async def fetchval(
+        self,
+        query: str,
+        *args: Any,
+        priority: Priority = "web",
+        timeout_s: float | None = None,
+        tenant: str | None = None,
+    ) -> Any:
         """Run one query on a lease of its own; return the first value of its first row. As `fetch`."""
-        async with self._for_one(priority, timeout_s) as lease:
+        async with Acquisition(self._pool, self._options, priority, timeout_s, tenant, query) as lease:
             return await lease.fetchval(query, *args)
 
-    async def execute(self, query: str, *args: Any, priority: Priority = "web", timeout_s: float | None = None) -> str:
+    async def execute(
+        self,
+        query: str,
+        *args: Any,
+        priority: Priority = "web",
+        timeout_s: float | None = None,
+        tenant: str | None = None,
+    ) -> str:
         """Run one statement on a lease of its own; return its status. As `fetch`."""
-        async with self._for_one(priority, timeout_s) as lease:
+        async with Acquisition(self._pool, self._options, priority, timeout_s, tenant, query) as lease:
             return await lease.execute(query, *args)
 
     def snapshot(self) -> DatabaseSnapshot:
         """Return the present numbers; no I/O."""
         pool = self._pool
+        if pool.is_running and pool.load.is_due(now_s := self._clock.monotonic()):
+            pool.sample_load(now_s)
         away_since_s = pool.fleet.reach.away_since_s
         return DatabaseSnapshot(
             limit=self._options.connections,
@@ -114,17 +153,26 @@ class Database:
                 for lease in sorted(pool.leases, key=lambda lease: lease.since_s)
             ),
             counters=pool.counters.copy(),
+            silent_s=pool.reach.silent_s,
+            load=pool.load.snapshot(expected_wait_s=pool.expected_wait_s("web", None)),
+            statements=pool.statements.top(self._options.statements_shown),
+            slow_queries=pool.statements.slow,
         )
-
-    def _for_one(self, priority: Priority, timeout_s: float | None) -> Acquisition:
-        expires_s = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        return Acquisition(self._pool, self._options, priority, timeout_s, expires_s)
 
 
 class Acquisition:
-    """The block made by `Database.acquire`."""
+    """The block made by `Database.acquire`, and around each query that `Database` runs by itself.
 
-    __slots__ = ("_expires_s", "_lease", "_options", "_pool", "_priority", "_timeout_s")
+    Args:
+        pool: where the lease comes from.
+        options: for the default wait and tenant.
+        priority: the class.
+        timeout_s: as of `Database.acquire`.
+        tenant: as of `Database.acquire`.
+        query: the one statement that the lease is for; `timeout_s` then covers its run too.
+    """
+
+    __slots__ = ("_lease", "_options", "_pool", "_priority", "_query", "_tenant", "_timeout_s")
 
     def __init__(
         self,
@@ -132,23 +180,31 @@ class Acquisition:
         options: DatabaseOptions,
         priority: Priority,
         timeout_s: float | None,
-        expires_s: float | None,
+        tenant: str | None,
+        query: str | None = None,
     ) -> None:
         self._pool = pool
         self._options = options
         self._priority: Priority = priority
         self._timeout_s = timeout_s
-        self._expires_s = expires_s
+        self._tenant = tenant
+        self._query = query
 
     async def __aenter__(self) -> Lease:
         if (held := held_lease()) is not None:
             raise LeaseHeld(f"this task holds a database lease of {held.holder!r} already: use that one")
         pool = self._pool
-        session = pool.try_take(self._priority)
+        tenant = self._tenant
+        if tenant is None and (tenant_of := self._options.tenant_of) is not None:
+            tenant = tenant_of()
+        expires_s = None
+        if self._query is not None and self._timeout_s is not None:
+            expires_s = pool.clock.monotonic() + self._timeout_s
+        session = pool.try_take(self._priority, tenant)
         if session is None:
-            session = await pool.wait(self._priority, self._patience_s())
+            session = await pool.wait(self._priority, self._patience_s(tenant), tenant)
             pool.counters.waited += 1
-        self._lease = lease = Lease(pool, session, self._priority, self._expires_s)
+        self._lease = lease = Lease(pool, session, self._priority, expires_s)
         pool.note_lease(lease)
         return lease
 
@@ -157,7 +213,12 @@ class Acquisition:
     ) -> None:
         self._lease.end()
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, tenant: str | None) -> float:
+        """Return how long to wait.
+
+        Raises:
+            DatabaseBusy: no wait that is worth it would be short enough.
+        """
         pool = self._pool
         pool.check_serving()
         limit_s = self._options.acquire_timeout_s if self._timeout_s is None else self._timeout_s
@@ -165,4 +226,17 @@ class Acquisition:
         if patience_s <= 0:
             pool.counters.timeouts += 1
             raise DatabaseBusy("no time was left to wait for a database connection")
+        left_s = remaining(pool.clock, pool.answer_limit_s if self._timeout_s is None else self._timeout_s)
+        if self._is_hopeless(pool.longest_wait_s(), patience_s, left_s):  # cheap, and nearly always enough
+            wait_s = pool.expected_wait_s(self._priority, tenant)
+            if self._is_hopeless(wait_s, patience_s, left_s):
+                raise pool.refuse_hopeless(f"a connection is expected in {wait_s:.1f} s, {left_s:.1f} s are left")
         return patience_s
+
+    def _is_hopeless(self, wait_s: float, patience_s: float, left_s: float) -> bool:
+        if wait_s > patience_s:
+            return True
+        if self._query is None or not wait_s:
+            return False
+        pool = self._pool
+        return pool.statements.cannot_end(self._query, left_s - wait_s, pool.clock.monotonic())

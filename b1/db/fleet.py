@@ -55,7 +55,7 @@ class Fleet:
         self.opening = 0
         self.closing = 0
         self.reach = Reach(clock)
-        self.opener = Opener(options, clock, borrow)
+        self.opener = Opener(options, clock, borrow, self.reach.hear)
         self._limit = options.connections
         self._slots = Slots(options.slots_dir, "pg", options.connections)
         self._sharing = Sharing(self._slots, clock, options.yield_quantum_s)
@@ -66,6 +66,8 @@ class Fleet:
         self._wants_first = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._openers: set[asyncio.Task[None]] = set()
+        self._attempts_s: dict[Slot, float] = {}  # since when the server owes us this connection
+        self._clock = clock
         self._changed: asyncio.Event
         # Ours, not the caller's: a task that outlives a request must keep neither its deadline nor its objects.
         self._context = contextvars.Context()
@@ -79,6 +81,11 @@ class Fleet:
         return len(self.sessions) + self.opening
 
     @property
+    def is_full(self) -> bool:
+        """Whether no further connection may be asked for."""
+        return len(self.sessions) + self.opening >= self._limit
+
+    @property
     def holds_anything(self) -> bool:
         return self.kept + self.closing > 0
 
@@ -86,6 +93,11 @@ class Fleet:
     def must_probe(self) -> bool:
         """Whether one attempt to connect is due though nobody waits, because it is not known that the server answers."""
         return self.reach.is_away or (self._wants_first and not self.sessions)
+
+    @property
+    def oldest_attempt_s(self) -> float | None:
+        """Since when the oldest attempt to connect lasts."""
+        return min(self._attempts_s.values(), default=None)
 
     @property
     def must_yield(self) -> bool:
@@ -168,7 +180,7 @@ class Fleet:
     def suspect(self, reason: str = "no answer") -> None:
         """Hear that the server does not answer."""
         if self.reach.lose(reason):
-            _log.warning("database away", extra={"reason": reason})
+            _log.warning("database away", extra={"reason": reason, "silent_s": round(self.reach.silent_s, 1)})
         self._on_away()
 
     def trust(self) -> None:
@@ -178,9 +190,11 @@ class Fleet:
 
     async def _open(self, slot: Slot) -> None:
         session: Session | None = None
+        self._attempts_s[slot] = self._clock.monotonic()
         try:
             session = await self._try_to_open(slot)
         finally:
+            del self._attempts_s[slot]
             self.opening -= 1
             if session is None:
                 slot.free()
@@ -198,6 +212,7 @@ class Fleet:
         try:
             return await self.opener.open(slot)
         except asyncpg.TooManyConnectionsError:
+            self.reach.hear()
             self.reach.back_off()  # a limit of the server or of the role: as good as a slot that is taken
         except failures() as error:
             self.reach.back_off()

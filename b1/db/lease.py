@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from b1.clock import DEADLINE, Clock
 from b1.db.options import Priority
+from b1.db.reach import Reach
 from b1.db.running import Running
+from b1.db.statements import Statement, Statements
 from b1.errors import DatabaseUnavailable, DeadlineExceeded, LeaseHeld, RequestError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class Keeper(Protocol):
 
     clock: Clock
     answer_limit_s: float
+    statement_timeout_s: float
+    statements: Statements
+    reach: Reach
     loop: asyncio.AbstractEventLoop
 
     def take_back(self, lease: Lease, session: Session) -> None: ...
@@ -61,12 +66,13 @@ class Lease:
     Attributes:
         priority: the class it was acquired in.
         since_s: when, on the monotonic clock.
+        asked_s: when its present query, or its last one, was sent.
         needs_reset: the session was changed in a way that the next user must not see.
     """
 
     __slots__ = (
-        "_depth", "_expires_s", "_for_request", "_keeper", "_pid", "_raw", "_running", "_session",
-        "_task", "needs_reset", "priority", "since_s", "until_s",
+        "_depth", "_expires_s", "_for_request", "_keeper", "_pid", "_raw", "_running", "_session", "_statement",
+        "_task", "asked_s", "needs_reset", "priority", "since_s", "until_s",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, session: Session, priority: Priority, expires_s: float | None = None) -> None:
@@ -76,11 +82,12 @@ class Lease:
         self._pid = session.pid
         self._task = asyncio.current_task()
         self._running: Running[Any] | None = None
+        self._statement: Statement | None = None
         self._depth = 0
         self._expires_s = expires_s
         self._for_request = False
         self.priority: Priority = priority
-        self.since_s = keeper.clock.monotonic()
+        self.since_s = self.asked_s = keeper.clock.monotonic()
         self.until_s = 0.0
         self.needs_reset = False
         _HELD.set(self)
@@ -92,6 +99,11 @@ class Lease:
     @property
     def is_open(self) -> bool:
         return self._session is not None
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a query waits for its answer."""
+        return self._running is not None
 
     @property
     def pid(self) -> int:
@@ -113,29 +125,30 @@ class Lease:
 
         Raises:
             DatabaseUnavailable: the connection broke, or the server does not answer.
-            DeadlineExceeded: the request's time ended first; the lease is over.
+            DeadlineExceeded: the request's time ended first, and the lease is over; or the statement is known to take
+                longer than what is left of it, was not sent, and the lease goes on.
             asyncpg.PostgresError: what the server says about the statement, untouched.
         """
-        return await self._run(self._usable().fetch(query, *args))
+        return await self._run(self._usable(query).fetch(query, *args))
 
     async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
         """Run `query` and return its first row, or None. Raises as `fetch`."""
-        return await self._run(self._usable().fetchrow(query, *args))
+        return await self._run(self._usable(query).fetchrow(query, *args))
 
     async def fetchval(self, query: str, *args: Any, column: int = 0) -> Any:
         """Run `query` and return one value of its first row, or None. Raises as `fetch`."""
-        return await self._run(self._usable().fetchval(query, *args, column=column))
+        return await self._run(self._usable(query).fetchval(query, *args, column=column))
 
     async def execute(self, query: str, *args: Any) -> str:
         """Run `query`, several statements if there are no `args`; return the status of the last. Raises as `fetch`."""
-        status = await self._run(self._usable().execute(query, *args))
+        status = await self._run(self._usable(query).execute(query, *args))
         if status in _STATUS_OF_SETTINGS and not query.lstrip()[:10].upper().startswith("SET LOCAL"):
             self.needs_reset = True
         return status
 
     async def executemany(self, query: str, args: Iterable[Sequence[Any]]) -> None:
         """Run `query` once per element of `args`, all or nothing. Raises as `fetch`."""
-        await self._run(self._usable().executemany(query, args))
+        await self._run(self._usable(query).executemany(query, args), is_typical=False)
 
     def transaction(self, *, isolation: Isolation | None = None, readonly: bool = False) -> Transaction:
         """Return a block that commits at its end and rolls back on an error; inside another one, a savepoint.
@@ -178,13 +191,26 @@ class Lease:
             limit_s = self._keeper.answer_limit_s
             running.interrupt(DatabaseUnavailable(f"the database did not answer within {limit_s:g} s"))
 
-    def _usable(self) -> RawConnection:
+    async def _begin(self, words: str) -> None:
+        """Begin a transaction; the server ends its statements when the request's time ends before the usual limit.
+
+        Our own end of the query (`stop_when_overdue`) needs a turn of the loop and a sibling; the server needs neither.
+        """
+        raw = self._usable("BEGIN")
+        left_s = self.until_s - self.asked_s
+        if self._for_request and left_s < self._keeper.statement_timeout_s:
+            words = f"{words}; SET LOCAL statement_timeout = {max(1, round(left_s * 1000))}"
+        await self._run(raw.execute(words))
+
+    def _usable(self, query: str) -> RawConnection:
         if self._session is None:
             raise LeaseHeld("this lease is over: acquire a new one")
         if self._running is not None:
             raise LeaseHeld("this lease runs another query: one task at a time may use it")
-        now_s = self._keeper.clock.monotonic()
-        self.until_s = now_s + self._keeper.answer_limit_s
+        keeper = self._keeper
+        statement = self._statement = keeper.statements.find(query)
+        self.asked_s = now_s = keeper.clock.monotonic()
+        self.until_s = now_s + keeper.answer_limit_s
         self._for_request = False
         deadline_s = DEADLINE.get()
         if self._expires_s is not None and (deadline_s is None or self._expires_s < deadline_s):
@@ -192,23 +218,49 @@ class Lease:
         if deadline_s is not None and deadline_s < self.until_s:
             if deadline_s <= now_s:
                 raise DeadlineExceeded("the request's time ended before the database was asked")
+            if not keeper.statements.may_begin(statement, deadline_s - now_s, now_s):
+                raise DeadlineExceeded("the statement usually takes longer than what is left of the request's time")
             self.until_s = deadline_s
             self._for_request = True
         return self._raw
 
-    async def _run(self, query: Coroutine[Any, Any, T]) -> T:
-        running = Running(query, self._keeper.loop)
+    async def _run(self, query: Coroutine[Any, Any, T], *, is_typical: bool = True) -> T:
+        keeper = self._keeper
+        running = Running(query, keeper.loop)
         self._running = running
         try:
-            return await running
-        except Exception as error:
+            answer = await running
+        except BaseException as error:
+            self._note_failure(running, error)
             if not running.is_unfinished and (gone := _as_ours(error, self._raw)) is not None:
                 raise gone from error
             raise
+        else:
+            keeper.reach.answered_s = now_s = keeper.clock.monotonic()
+            statement = self._statement
+            assert statement is not None
+            if is_typical:
+                rows = len(answer) if answer.__class__ is list else 0  # type: ignore[arg-type]
+                keeper.statements.record(statement, now_s - self.asked_s, now_s, rows)
+            else:
+                keeper.statements.record_unlike(statement, now_s - self.asked_s, now_s)
+            return answer
         finally:
             self._running = None
             if running.is_unfinished:
                 self._abandon(running)
+
+    def _note_failure(self, running: Running[Any], error: BaseException) -> None:
+        keeper = self._keeper
+        now_s = keeper.clock.monotonic()
+        statement = self._statement
+        assert statement is not None
+        if running.is_unfinished:
+            keeper.statements.record_abandoned(statement, now_s - self.asked_s, now_s)
+            return
+        keeper.statements.record_unlike(statement, now_s - self.asked_s, now_s)
+        if getattr(error, "severity", None) == "ERROR":  # said by the server, which goes on; asyncpg's own have none
+            keeper.reach.answered_s = now_s
 
     def _abandon(self, running: Running[Any]) -> None:
         session, self._session = self._session, None
@@ -232,7 +284,7 @@ class Transaction:
             self._savepoint = f"b1_{lease._depth}"
             await lease.execute(f"SAVEPOINT {self._savepoint}")
         else:
-            await lease.execute(self._begin)
+            await lease._begin(self._begin)
         lease._depth += 1
         return lease
 
@@ -263,7 +315,7 @@ class Transaction:
             pass  # the error that brought us here says more, and the connection is lost or in the pool's hands
 
 
-def _as_ours(error: Exception, raw: RawConnection) -> RequestError | None:
+def _as_ours(error: BaseException, raw: RawConnection) -> RequestError | None:
     """Return what a failure means to a request, or None for an error that is the statement's own."""
     import asyncpg
 

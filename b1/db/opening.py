@@ -41,12 +41,20 @@ class Opener:
         options: the database's.
         clock: for the rest of a doubtful slot.
         borrow: gives a connection of the pool that is free within so many seconds, or None.
+        on_sign: hears that the server said anything.
     """
 
-    def __init__(self, options: DatabaseOptions, clock: Clock, borrow: Borrow) -> None:
+    def __init__(
+        self,
+        options: DatabaseOptions,
+        clock: Clock,
+        borrow: Borrow,
+        on_sign: Callable[[], None] = lambda: None,
+    ) -> None:
         self._options = options
         self._clock = clock
         self._borrow = borrow
+        self._on_sign = on_sign
         self._server_checks_clients = True
         self.resting = 0
 
@@ -113,7 +121,8 @@ class Opener:
             if seen is False:
                 return
             if seen is None:
-                await self._sign_of_life()
+                await self.sign_of_life()
+            self._on_sign()
             now_s = self._clock.monotonic()
             if seen:
                 rested_s = 0.0
@@ -131,14 +140,19 @@ class Opener:
             except failures():
                 return None  # the sibling died; the pool notices when it gets it back
 
-    async def _sign_of_life(self) -> None:
+    async def sign_of_life(self, limit_s: float | None = None) -> None:
+        """Return when the server answered an SSLRequest; it need not serve for that.
+
+        Raises:
+            OSError: it did not, within `limit_s` or what an attempt to connect may take.
+        """
         host, port, _ = address(self._options.url)
         connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
             asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
             if host.startswith("/")
             else asyncio.open_connection(host, port)
         )
-        async with asyncio.timeout(self._options.connect_timeout_s):
+        async with asyncio.timeout(limit_s or self._options.connect_timeout_s):
             reader, writer = await connecting
             try:
                 writer.write(_SSL_REQUEST)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -45,6 +46,14 @@ class DatabaseOptions:
         background_quantum_s: for how long background work then goes first.
         yield_quantum_s: how long a process keeps its only connection while another process has none.
         statement_cache_size: prepared statements kept per connection.
+        silence_s: when the server has owed an answer for so long, it is asked in another way; if it then says nothing
+            for `SILENCE_CHECK_S`, it is away since its oldest question.
+        tenant_of: tells for whom the current task works, such as an organisation's id; None for nobody. Tenants share
+            the connections fairly. Called once per lease, must not wait.
+        slow_query_s: a statement that takes as long is logged, without its values; 0 logs none.
+        slow_queries_per_minute: lines of that log in any minute.
+        statements_kept: texts of statements that are counted at once.
+        statements_shown: of these in a snapshot, the dearest first.
     """
 
     url: str = field(repr=False)
@@ -64,6 +73,12 @@ class DatabaseOptions:
     background_quantum_s: float = 0.05
     yield_quantum_s: float = 0.25
     statement_cache_size: int = 128
+    silence_s: float = 5.0
+    tenant_of: Callable[[], str | None] | None = field(default=None, repr=False)
+    slow_query_s: float = 0.5
+    slow_queries_per_minute: int = 10
+    statements_kept: int = 256
+    statements_shown: int = 10
 
     def session_settings(self) -> dict[str, str]:
         """Return the Postgres settings each connection starts with, `client_connection_check_interval` excepted."""

@@ -16,6 +16,7 @@ from b1.db.running import Running
 if TYPE_CHECKING:
     import asyncpg
 
+    from b1.db.fairness import Account
     from b1.slots import Slot
 
     RawConnection = asyncpg.Connection[asyncpg.Record]
@@ -37,11 +38,12 @@ def failures() -> tuple[type[Exception], ...]:
 class Session:
     """A live connection. Owned by the pool; while leased, only the lease runs queries on it."""
 
-    __slots__ = ("idle_since_s", "opened_s", "pid", "raw", "slot")
+    __slots__ = ("account", "idle_since_s", "opened_s", "pid", "raw", "slot")
 
     def __init__(self, raw: RawConnection, slot: Slot, opened_s: float) -> None:
         self.raw = raw
         self.slot = slot
+        self.account: Account | None = None  # who pays for the time it is leased
         self.pid: int = raw.get_server_pid()
         self.opened_s = opened_s
         self.idle_since_s = opened_s

@@ -2,34 +2,17 @@
 
 Arithmetic without await. The order: errands (a question that frees a slot) → background work that is due → critical →
 web → background. Background work is due when it has waited `background_wait_s`, and stays so for `background_quantum_s`,
-so that a job of many short leases gets further than its first.
+so that a job of many short leases gets further than its first. Inside a class tenants are served fairly (`fairness.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
 
-from b1.errors import DatabaseBusy
+from b1.db.fairness import Account, Class, FairLine, Waiter
 
-if TYPE_CHECKING:
-    from b1.db.session import Session
-
-Class = Literal["errand", "critical", "web", "background"]
-
-
-class Waiter:
-    """One caller in the queue. `future` gets a session, or the error that ends the wait."""
-
-    __slots__ = ("deadline_s", "future", "priority", "since_s")
-
-    def __init__(self, future: asyncio.Future[Session], priority: Class, since_s: float, deadline_s: float) -> None:
-        self.future = future
-        self.priority = priority
-        self.since_s = since_s
-        self.deadline_s = deadline_s
+__all__ = ["Class", "WaitQueue", "Waiter"]
 
 
 class WaitQueue:
@@ -42,76 +25,97 @@ class WaitQueue:
     """
 
     def __init__(self, limit: int, *, background_wait_s: float, background_quantum_s: float) -> None:
-        self._limit = limit
         self._background_wait_s = background_wait_s
         self._background_quantum_s = background_quantum_s
         self._background_until_s = 0.0
-        self._classes: dict[Class, deque[Waiter]] = {
-            "errand": deque(),
-            "critical": deque(),
-            "web": deque(),
-            "background": deque(),
+        self._background_due_s = float("inf")  # not before this moment is any of it due
+        self._errands: deque[Waiter] = deque()
+        self._critical = FairLine(limit)
+        self._web = FairLine(limit)
+        self._background = FairLine(limit)
+        self._lines: dict[Class, FairLine] = {
+            "critical": self._critical,
+            "web": self._web,
+            "background": self._background,
         }
 
     def __repr__(self) -> str:
-        return f"<WaitQueue {' '.join(f'{name}={len(line)}' for name, line in self._classes.items())}>"
+        lines = " ".join(f"{name}={line.waiting}" for name, line in self._lines.items())
+        return f"<WaitQueue errand={len(self._errands)} {lines}>"
 
     def __len__(self) -> int:
         """Count the callers, errands excepted."""
-        classes = self._classes
-        return len(classes["critical"]) + len(classes["web"]) + len(classes["background"])
+        return self._critical.waiting + self._web.waiting + self._background.waiting
 
     @property
     def has_urgent(self) -> bool:
         """Whether anything above background work waits."""
-        classes = self._classes
-        return bool(classes["web"] or classes["critical"] or classes["errand"])
+        return bool(self._web.waiting or self._critical.waiting or self._errands)
 
-    def add(self, waiter: Waiter) -> None:
-        """Let `waiter` wait.
+    @property
+    def held(self) -> int:
+        """Connections that callers, errands excepted, have taken and not given back."""
+        return sum(line.held for line in self._lines.values())
+
+    def begin(self, priority: Class, tenant: str | None) -> Account:
+        """Count a connection given without a wait; `Account.end` when it comes back."""
+        return self._lines[priority].begin(tenant)
+
+    def ahead_of(self, priority: Class, tenant: str | None) -> int:
+        """Return how many callers, at most, will be served before a new one."""
+        ahead = len(self._errands) + self._critical.waiting
+        if priority == "critical":
+            return len(self._errands) + self._critical.ahead_of(tenant)
+        if priority == "web":
+            return ahead + self._web.ahead_of(tenant)
+        return ahead + self._web.waiting + self._background.ahead_of(tenant)
+
+    def add(self, waiter: Waiter) -> Waiter | None:
+        """Let `waiter` wait; return whoever has to go for it.
 
         Raises:
-            DatabaseBusy: its class is full.
+            DatabaseBusy: its class is full, or its tenant has its share of it.
         """
-        line = self._classes[waiter.priority]
-        if waiter.priority != "errand" and len(line) >= self._limit:
-            raise DatabaseBusy(f"{self._limit} callers wait for a database connection already")
-        line.append(waiter)
+        if waiter.priority == "errand":
+            self._errands.append(waiter)
+            return None
+        pushed_out = self._lines[waiter.priority].add(waiter)
+        if waiter.priority == "background":
+            self._background_due_s = min(self._background_due_s, waiter.since_s + self._background_wait_s)
+        return pushed_out
 
     def remove(self, waiter: Waiter) -> None:
         """Forget `waiter`; harmless when it was served."""
-        try:
-            self._classes[waiter.priority].remove(waiter)
-        except ValueError:
-            pass  # served, expired or drained in the meantime
+        if waiter.priority != "errand":
+            self._lines[waiter.priority].remove(waiter)
+        elif waiter in self._errands:
+            self._errands.remove(waiter)
 
     def demand(self, *, background_busy: bool) -> int:
         """Count the callers that a new connection could serve now."""
-        classes = self._classes
-        urgent = len(classes["critical"]) + len(classes["web"])
-        return urgent + (1 if not urgent and classes["background"] and not background_busy else 0)
+        urgent = self._critical.waiting + self._web.waiting
+        return urgent + (1 if not urgent and self._background.waiting and not background_busy else 0)
 
     def next(self, now_s: float, take_background: Callable[[], bool]) -> Waiter | None:
-        """Take out whoever is to have the next free connection.
+        """Take out whoever is to have the next free connection, and charge its account.
 
         Args:
             now_s: on the clock that stamped the waiters.
             take_background: takes the host's only place for background work; asked last, kept when it says True.
         """
-        classes = self._classes
-        if classes["errand"]:
-            return classes["errand"].popleft()
-        background = classes["background"]
-        if background and self._background_is_due(now_s, background[0]) and take_background():
+        if self._errands:
+            return self._errands.popleft()
+        background = self._background
+        if background.waiting and self._background_is_due(now_s) and take_background():
             if now_s >= self._background_until_s:
                 self._background_until_s = now_s + self._background_quantum_s
-            return background.popleft()
-        if classes["critical"]:
-            return classes["critical"].popleft()
-        if classes["web"]:
-            return classes["web"].popleft()
-        if background and take_background():
-            return background.popleft()
+            return background.next()
+        if self._critical.waiting:
+            return self._critical.next()
+        if self._web.waiting:
+            return self._web.next()
+        if background.waiting and take_background():
+            return background.next()
         return None
 
     def expired(self, now_s: float) -> list[Waiter]:
@@ -124,13 +128,22 @@ class WaitQueue:
     def drain(self) -> list[Waiter]:
         """Take out everybody."""
         everybody = list(self._all())
-        for line in self._classes.values():
+        self._errands.clear()
+        for line in self._lines.values():
             line.clear()
         return everybody
 
     def _all(self) -> Iterator[Waiter]:
-        for line in self._classes.values():
-            yield from line
+        yield from self._errands
+        for line in self._lines.values():
+            if line.waiting:
+                yield from line
 
-    def _background_is_due(self, now_s: float, first: Waiter) -> bool:
-        return now_s < self._background_until_s or now_s - first.since_s >= self._background_wait_s
+    def _background_is_due(self, now_s: float) -> bool:
+        if now_s < self._background_until_s:
+            return True
+        if now_s < self._background_due_s:
+            return False
+        oldest_s = min(waiter.since_s for waiter in self._background)
+        self._background_due_s = oldest_s + self._background_wait_s
+        return now_s >= self._background_due_s

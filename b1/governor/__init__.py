@@ -1,7 +1,7 @@
 """The resource governor: what the box can bear now, and what is given back when it is too much."""
 
 from b1.governor.governor import Governor, GovernorOptions
-from b1.governor.loop import LagSnapshot, LoopMonitor
+from b1.governor.large import LargeRequests
 from b1.governor.reclaim import Reclaimed, Step
 from b1.governor.replacing import Breaker, Replacement
 from b1.governor.snapshot import GovernorSnapshot
@@ -12,9 +12,8 @@ __all__ = [
     "Governor",
     "GovernorOptions",
     "GovernorSnapshot",
-    "LagSnapshot",
+    "LargeRequests",
     "Level",
-    "LoopMonitor",
     "Reclaimed",
     "Replacement",
     "Step",

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,7 @@ class GovernorOptions:
         limit_source: where the configured limit comes from, in words.
         reserve_bytes: what has to stay free on the host.
         ballast_bytes: memory given up at the emergency level; 0 keeps none.
+        pressed_interval_s: time between samples from the elevated level on: a leak may be fast.
         full_collection_s: a full collection is done while its predicted pause is shorter than this.
         reports_dir: where reports of what holds the memory go; None writes none.
         reports_apart_s: reports that the critical level causes are at least this far apart.
@@ -58,6 +59,7 @@ class GovernorOptions:
     reserve_bytes: int = RESERVE_BYTES
     ballast_bytes: int = BALLAST_BYTES
     full_collection_s: float = 0.1
+    pressed_interval_s: float = 0.1
     reports_dir: Path | None = None
     reports_apart_s: float = 300.0
     injection_file: Path | None = None
@@ -111,6 +113,7 @@ class Governor:
         self._level_callbacks: list[LevelCallback] = []
         self._irreclaimable_callbacks: list[Callback] = []
         self._is_exact_wanted = False
+        self._is_clean_up_wanted = False
         self._reclaiming = asyncio.Lock()
         self._last_reclaim: Reclaimed | None = None
         self._reclaims = 0
@@ -197,6 +200,7 @@ class Governor:
             held=self._reclaimer.held(),
             ballast_bytes=self._ballast.held_bytes,
             report=self._witness.last.name if self._witness.last is not None else None,
+            report_path=str(self._witness.path) if self._witness.path is not None else None,
         )
 
     async def sample(self) -> Level:
@@ -222,14 +226,23 @@ class Governor:
             self._ballast.take()
         if level is Level.ELEVATED and self._options.trace_window_s:
             self.trace(self._options.trace_window_s)
-        if self._ladder.is_due(now_s):
+        held = self._reclaimer.held()  # as it was when the alarm went, not after everything was given up
+        if self._ladder.is_due(now_s) or self._is_clean_up_wanted:
             await self._climb()
         if self._witness.is_due():
-            await self.write_report()
+            await self._witness.write(replace(self.snapshot(), held=held))
 
     async def reclaim(self, share: float = 0.5) -> Reclaimed:
         """Evict `share` (0 to 1) of what is reclaimable, collect, and give freed pages back; return what really left."""
         return await self._reclaim(share, "asked")
+
+    def clean_up(self) -> None:
+        """Give up everything reclaimable, soon and once: the step that is due takes all of it, in the governor's task.
+
+        For the critical alert's handler. It returns at once; called again before the step is taken it changes nothing.
+        """
+        self._is_clean_up_wanted = True
+        self._due.set()
 
     def trace(self, window_s: float) -> bool:
         """Trace allocations for `window_s`; the lines are in the report that its end writes. False if a trace runs."""
@@ -241,8 +254,10 @@ class Governor:
 
     async def _climb(self) -> None:
         """Reclaim because of the level, and judge what came of it."""
-        reading = self._reading
-        reclaimed = await self._reclaim(self._ladder.begin(), self.level.name.lower())
+        reading, share = self._reading, self._ladder.begin()
+        if self._is_clean_up_wanted:
+            self._is_clean_up_wanted, share = False, 1.0
+        reclaimed = await self._reclaim(share, self.level.name.lower())
         if self._ladder.finish(reclaimed, reading, self._clock.monotonic()):
             log.error("memory cannot be reclaimed", extra={"returnedBytes": reclaimed.returned_bytes})
             snapshot = self.snapshot()
@@ -289,9 +304,13 @@ class Governor:
     async def _watch(self) -> None:
         while True:
             await self.sample()
-            await asyncio.sleep(self._interval_s)
+            is_pressed = self.level >= Level.ELEVATED
+            await asyncio.sleep(
+                min(self._interval_s, self._options.pressed_interval_s) if is_pressed else self._interval_s
+            )
 
     async def _work(self) -> None:
+        await self._witness.check()
         while True:
             await self._due.wait()
             await self.act()

@@ -1,7 +1,6 @@
-"""Ends a worker whose memory cannot be reclaimed, so that the master starts another; and a breaker against a storm of it.
+"""Asks for the successor of a worker whose memory cannot be reclaimed; and a breaker against a storm of it.
 
-This is the serial form: the worker finishes what it has begun and goes, requests wait in the master's socket meanwhile, and
-its state in memory (limits and keys without Redis) goes with it. What outlives workers is one small file with the moments
+How a worker is replaced is the server's (`b1.server.succession`). What outlives workers is one small file with the moments
 of the last replacements: after three in fifteen minutes no more are made, because a leak at start is not cured by starting.
 """
 
@@ -10,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from b1.clock import Clock
 
@@ -19,6 +18,14 @@ log = logging.getLogger("b1.governor")
 
 MOST = 3
 WITHIN_S = 900.0
+# A successor that has not come by then failed to start; its predecessor may ask again.
+AGAIN_AFTER_S = 60.0
+
+
+class Ask(Protocol):
+    """How the server is asked for a successor; an urgent worker ends at once."""
+
+    def __call__(self, reason: str, *, urgent: bool = False) -> None: ...
 
 
 class Breaker:
@@ -66,40 +73,49 @@ class Breaker:
 
 
 class Replacement:
-    """Asks the server to end this worker, once.
+    """Asks the server to replace this worker.
 
     Args:
         breaker: says whether another replacement may be made.
     """
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, clock: Clock) -> None:
         self._breaker = breaker
-        self._end_worker: Callable[[], None] | None = None
-        self._is_asked = False
+        self._clock = clock
+        self._ask: Ask | None = None
+        self._asked_s: float | None = None
+        self._is_urgent = False
         self.is_tripped = False
 
     def __repr__(self) -> str:
-        return f"<Replacement asked={self._is_asked} tripped={self.is_tripped}>"
+        return f"<Replacement asked={self._asked_s is not None} urgent={self._is_urgent} tripped={self.is_tripped}>"
 
-    def through(self, end_worker: Callable[[], None]) -> None:
-        """Hear how a worker is ended here; a server that offers no way (plain uvicorn) never calls this."""
-        self._end_worker = end_worker
+    def through(self, ask: Ask) -> None:
+        """Hear how a worker is replaced here; a server that offers no way (plain uvicorn) never calls this."""
+        self._ask = ask
 
-    def ask(self, reason: str) -> bool:
-        """End the worker in order; say whether that was done."""
-        if self._is_asked or self._end_worker is None:
+    def ask(self, reason: str, *, urgent: bool = False) -> bool:
+        """Ask, unless that was done within the last minute; an urgent wish is told once more. Say whether it was told."""
+        if self._ask is None or self._is_urgent:
             return False
+        now_s = self._clock.monotonic()
+        is_under_way = self._asked_s is not None and now_s - self._asked_s < AGAIN_AFTER_S
+        if is_under_way and not urgent:
+            return False
+        if not is_under_way and not self._is_allowed(reason):
+            return False
+        self._asked_s, self._is_urgent = now_s, urgent
+        log.warning("worker is being replaced", extra={"reason": reason, "urgent": urgent})
+        self._ask(reason, urgent=urgent)
+        return True
+
+    def _is_allowed(self, reason: str) -> bool:
         try:
             allowed = self._breaker.allow()
         except OSError as error:
             log.warning("a replacement cannot be noted", extra={"error": str(error)})
-            allowed = True
-        if not allowed:
-            if not self.is_tripped:
-                log.error("no further replacement", extra={"reason": reason, "most": MOST, "within_s": WITHIN_S})
-            self.is_tripped = True
-            return False
-        self._is_asked = True
-        log.warning("worker is being replaced", extra={"reason": reason})
-        self._end_worker()
-        return True
+            return True
+        if not allowed and not self.is_tripped:
+            log.error("no further replacement", extra={"reason": reason, "most": MOST, "withinS": WITHIN_S})
+        self.is_tripped = not allowed
+        return allowed

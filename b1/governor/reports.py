@@ -31,30 +31,46 @@ class Reports:
     def __repr__(self) -> str:
         return f"<Reports {self._folder.name}>"
 
-    def write(self, report: Mapping[str, Any], *, wall_s: float) -> Path:
+    def path_at(self, wall_s: float) -> Path:
+        """Return the path of a report that is written for that moment."""
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(wall_s)) + f"{int(wall_s % 1 * 1000):03d}"
+        return self._folder / f"memory-{stamp}-{os.getpid()}.json"
+
+    def check(self) -> None:
+        """See whether reports can be written; the folder need not exist yet.
+
+        Raises:
+            OSError: the folder is on a network share, belongs to somebody else, or may not be written to.
+        """
+        kind = mounted_as(self._folder, root=self._root)
+        if kind in _NETWORK_KINDS:
+            raise OSError(f"{self._folder} lies on a {kind} share; set B1_STATE_DIR to a local folder")
+        nearest = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+        if nearest == self._folder and nearest.stat().st_uid != os.geteuid():
+            raise PermissionError(f"{self._folder} belongs to another user")
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise NotADirectoryError(f"{self._folder} cannot be written to")
+
+    def write(self, report: Mapping[str, Any], path: Path) -> Path:
         """Write one report and drop the oldest past five; return its path.
 
         Raises:
             OSError: the folder is on a network share, belongs to somebody else, or cannot be written.
         """
-        kind = mounted_as(self._folder, root=self._root)
-        if kind in _NETWORK_KINDS:
-            raise OSError(f"{self._folder} lies on a {kind} share; set B1_STATE_DIR to a local folder")
+        self.check()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._folder.stat().st_uid != os.geteuid():
-            raise PermissionError(f"{self._folder} belongs to another user")
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(wall_s)) + f"{int(wall_s % 1 * 1000):03d}"
-        path = self._folder / f"memory-{stamp}-{os.getpid()}.json"
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(report, file, indent=1, default=str)
         part.replace(path)
-        self._prune()
+        self._prune(path)
         return path
 
-    def _prune(self) -> None:
-        for old in sorted(self._folder.glob("memory-*.json"))[:-KEPT]:
+    def _prune(self, newest: Path) -> None:
+        # By name, which is by time; the newest stays even when the clock was set back since the others.
+        others = sorted(found for found in self._folder.glob("memory-*.json") if found != newest)
+        for old in others[: -(KEPT - 1)]:
             old.unlink(missing_ok=True)
 
 

@@ -28,6 +28,7 @@ class GovernorSnapshot:
         held: accounted bytes of everything reclaimable, by name.
         ballast_bytes: memory kept for the emergency level.
         report: file name of the latest report of what holds the memory.
+        report_path: of the report that is about to be written, else of the latest one; not for strangers.
     """
 
     used_bytes: int
@@ -53,6 +54,7 @@ class GovernorSnapshot:
     held: tuple[tuple[str, int], ...] = ()
     ballast_bytes: int = 0
     report: str | None = None
+    report_path: str | None = None
 
     @property
     def ratio(self) -> float:

@@ -1,10 +1,12 @@
-"""When to write down what holds the memory, and doing it: once per crisis, in a thread, with the trace if one runs."""
+"""When to write down what holds the memory, and doing it: once per crisis, in a thread, with the trace if one runs.
+
+A report has its path before it is written: the alert of the same moment names it and waits for nothing.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -48,6 +50,8 @@ class Witness:
         self._trace = TraceWindow()
         self._next_s = float("-inf")
         self._is_wanted = False
+        self._planned: Path | None = None
+        self._is_refused = False
         self.last: Path | None = None
 
     def __repr__(self) -> str:
@@ -59,6 +63,23 @@ class Witness:
         if now_s >= self._next_s:
             self._next_s = now_s + self._apart_s
             self._is_wanted = True
+            if self._reports is not None and not self._is_refused:
+                self._planned = self._reports.path_at(self._clock.wall())
+
+    @property
+    def path(self) -> Path | None:
+        """The report that is about to be written, else the last one; None where none can be."""
+        return self._planned or self.last
+
+    async def check(self) -> None:
+        """See at the start whether reports can be written: in a crisis it is too late to find another folder."""
+        if self._reports is None:
+            return
+        try:
+            await self._off_loop(self._reports.check)
+        except OSError as error:
+            self._is_refused = True
+            log.warning("memory reports cannot be written", extra={"reason": str(error)})
 
     def is_due(self) -> bool:
         """Say whether a report was asked for, or a trace has come to its end."""
@@ -78,20 +99,21 @@ class Witness:
         if self._reports is None:
             self._trace.abandon()
             return None
+        planned, self._planned = self._planned or self._reports.path_at(self._clock.wall()), None
         gathered = holdings.on_loop(snapshot.held, self._requests)
         try:
-            path: Path = await self._off_loop(partial(self._write, self._reports.write, snapshot, gathered))
+            path: Path = await self._off_loop(partial(self._write, self._reports, planned, snapshot, gathered))
         except OSError as error:
+            self._is_refused = True
             log.warning("memory report not written", extra={"reason": str(error)})
             return None
-        self.last = path
+        self.last, self._is_refused = path, False
         log.warning("memory report written", extra={"file": path.name})
         return path
 
-    def _write(self, write: Callable[..., Path], snapshot: GovernorSnapshot, gathered: dict[str, Any]) -> Path:
-        wall_s = self._clock.wall()
+    def _write(self, reports: Reports, path: Path, snapshot: GovernorSnapshot, gathered: dict[str, Any]) -> Path:
         report = {
-            "written": datetime.fromtimestamp(wall_s, UTC).isoformat(),
+            "written": datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(),
             "pid": os.getpid(),
             "level": snapshot.level,
             "memory": asdict(snapshot),
@@ -99,4 +121,4 @@ class Witness:
             **holdings.off_loop(max(0, snapshot.limit_bytes - snapshot.used_bytes)),
             "trace": self._trace.close(),
         }
-        return write(report, wall_s=wall_s)
+        return reports.write(report, path)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from b1.clock import DEADLINE, remaining
 from b1.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RequestError, StoreUnavailable
 from b1.idempotency.fingerprint import Keyed
+from b1.idempotency.headers import storable_headers
 from b1.idempotency.ledger import Running
 from b1.idempotency.options import IdempotencyOptions
 from b1.idempotency.outcome import Answer, Meaning, meaning
-from b1.idempotency.record import Outcome, Record, Unstored, encode, entity_of, storable_headers
+from b1.idempotency.record import Outcome, Record, Unstored, encode, entity_of
 from b1.idempotency.transactional import Deferred, Elsewhere, Savepoint, Transaction, TransactionOver, is_lost
 
 if TYPE_CHECKING:
@@ -135,9 +136,13 @@ class Attempt:
                 acquire_timeout_s=remaining(service.clock, service.options.acquire_timeout_s),
             )
         except Elsewhere as elsewhere:
-            self._known = service.verdict_of(elsewhere.verdict)
-            self._known_ttl_s = elsewhere.ttl_s
+            self._learn(elsewhere)
         raise Concluded
+
+    def _learn(self, elsewhere: Elsewhere) -> Replay | Refuse:
+        self._known = self._service.verdict_of(elsewhere.verdict, self._route)
+        self._known_ttl_s = elsewhere.ttl_s
+        return self._known
 
     async def leave_transaction(self, savepoint: Savepoint | None, error: BaseException | None) -> None:
         """Undo the block that failed; for `Block`. Cancelled tasks do not wait, the undoing comes with the outcome."""
@@ -205,6 +210,9 @@ class Attempt:
             return Proceed(), outcome
         try:
             await self._commit(self._deferred, outcome, undo=self._undo_due or judged is Meaning.REFUSED)
+        except Elsewhere as elsewhere:
+            known = self._learn(elsewhere)
+            return known, known.record if isinstance(known, Replay) else None
         except DatabaseBusy as error:
             return Refuse(error), None
         except (RequestError, OSError) as error:
@@ -229,7 +237,7 @@ class Attempt:
         original_ms = int(self._service.clock.wall() * 1000)
         if answer.body is None:
             return Unstored(original_ms=original_ms, actor=self._keyed.actor)
-        headers = storable_headers(answer.headers)
+        headers = storable_headers(answer.headers, self._route.stored_headers)
         return Record(
             status=answer.status,
             headers=headers,
@@ -252,8 +260,11 @@ class Attempt:
                 await service.store.release(key, fence)
             elif fence is not None and outcome is not None:
                 ttl_s = self._known_ttl_s or self._route.ttl_s
-                kept = await service.store.finish(key, fence, encode(outcome), ttl_ms=max(1, int(ttl_s * 1000)))
+                record = encode(outcome)
+                kept = await service.store.finish(key, fence, record, ttl_ms=max(1, int(ttl_s * 1000)))
                 service.counts.lost_claims += not kept
+                service.counts.records += kept
+                service.counts.record_bytes += len(record) if kept else 0
         except StoreUnavailable:
             # With Postgres the copy is only faster. Without it the caller says `Idempotency-Stored: false`.
             service.counts.errors += 1

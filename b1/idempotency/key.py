@@ -22,10 +22,14 @@ _FORBIDDEN_BARE = frozenset('",;')
 _QUOTED = re.compile(r'"((?:[\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _ESCAPE = re.compile(r'\\(["\\])')
 _OPTIONAL_SPACE = " \t"
+_FIELD_SPACE = b" \t"
 
 
-def parse_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def parse_key(headers: Iterable[tuple[bytes, bytes]], *, quoted_only: bool = False) -> str | None:
     """Return the request's key, or None when neither header is there.
+
+    Args:
+        quoted_only: take what the IETF draft takes: ``Idempotency-Key`` alone, and in quotes.
 
     Raises:
         IdempotencyKeyInvalid: malformed, sent twice, too long, or the two headers disagree.
@@ -35,10 +39,12 @@ def parse_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     for name, value in headers:
         if name == HEADER:
             standard.append(value)
-        elif name == LEGACY_HEADER:
+        elif name == LEGACY_HEADER and not quoted_only:
             legacy.append(value)
     if not standard and not legacy:
         return None
+    if quoted_only and not standard[0].strip(_FIELD_SPACE).startswith(b'"'):
+        raise IdempotencyKeyInvalid('the key is not in quotes, expected a string such as "8e03978e"')
     keys = {_only(values) for values in (standard, legacy) if values}
     if len(keys) > 1:
         raise IdempotencyKeyInvalid("Idempotency-Key and X-Idempotency-Key carry different keys: send one of them")

@@ -51,6 +51,7 @@ class Running:
 class Counts:
     """What happened since the start."""
 
+    requests: int = 0
     replays: int = 0
     mismatches: int = 0
     refused_in_flight: int = 0
@@ -59,6 +60,8 @@ class Counts:
     not_storable: int = 0
     errors: int = 0
     purged: int = 0
+    records: int = 0
+    record_bytes: int = 0
 
 
 class Ledger:
@@ -98,9 +101,10 @@ class Ledger:
             StoreUnavailable: the store cannot say, and Postgres is not there to decide.
             Overloaded: too many attempts run.
         """
+        self._counts.requests += 1
         until_s = self._clock.monotonic() + remaining(self._clock, route.wait_s)
         while (rival := self._running.get(keyed.store_key)) is not None:
-            outcome = await self._join(rival, keyed, until_s)
+            outcome = await self._join(rival, keyed, route, until_s)
             if outcome is not None:
                 return self._replayable(outcome)
         if len(self._running) >= self._options.max_running:
@@ -122,9 +126,9 @@ class Ledger:
             del self._running[keyed.store_key]
         running.settle(outcome)
 
-    async def _join(self, rival: Running, keyed: Keyed, until_s: float) -> Outcome | None:
+    async def _join(self, rival: Running, keyed: Keyed, route: IdempotencyOptions, until_s: float) -> Outcome | None:
         if rival.fingerprint != keyed.fingerprint:
-            raise self.refuse_reuse()
+            raise self.refuse_reuse(route)
         if not rival.done.done():
             if rival.waiters >= self._options.max_waiters:
                 raise self.refuse_in_flight()
@@ -159,7 +163,7 @@ class Ledger:
                 running.fence = claim.fence
                 return None
             if claim.state is ClaimState.MISMATCH:
-                raise self.refuse_reuse()
+                raise self.refuse_reuse(route)
             if claim.state is ClaimState.FINISHED:
                 try:
                     return decode(claim.record or b"")
@@ -185,11 +189,11 @@ class Ledger:
             return outcome
         raise IdempotencyOutcomeNotStored("its effect exists; look it up instead of repeating the request")
 
-    def refuse_reuse(self) -> IdempotencyKeyReused:
+    def refuse_reuse(self, route: IdempotencyOptions) -> IdempotencyKeyReused:
         """Count and build the refusal of another payload, with the status that was asked for."""
         self._counts.mismatches += 1
         error = IdempotencyKeyReused("the key belongs to a request with another payload: use a new key")
-        error.status = self._options.mismatch_status
+        error.status = route.mismatch_status or self._options.mismatch_status
         return error
 
     def refuse_in_flight(self) -> IdempotencyInFlight:

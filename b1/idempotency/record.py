@@ -17,26 +17,15 @@ import orjson
 
 from b1.errors import StoreUnavailable
 from b1.idempotency.options import MAX_STORED_BODY_BYTES
-from b1.types import Headers
 from b1.units import KIB
 
-STORED_HEADERS = frozenset(
-    {
-        b"cache-control",
-        b"content-encoding",  # belongs to the stored bytes: without it a compressed body would be noise
-        b"content-language",
-        b"content-location",
-        b"content-type",
-        b"etag",
-        b"last-modified",
-        b"link",
-        b"location",
-    }
-)
 COMPRESS_FROM_BYTES = KIB
 _VERSION = 1
 _COMPRESSED = 0b01
 _UNSTORED = 0b10
+# The one header that nearly every answer has, as one bit.
+_JSON = 0b100
+_JSON_HEADER = (b"content-type", b"application/json")
 _HEAD = struct.Struct(">BBHQIII")
 _MAX_ENTITY_LENGTH = 128
 
@@ -69,11 +58,6 @@ class Unstored:
 Outcome = Record | Unstored
 
 
-def storable_headers(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers that belong to the outcome and not to this one transfer of it."""
-    return tuple((name.lower(), value) for name, value in headers if name.lower() in STORED_HEADERS)
-
-
 def entity_of(headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> str:
     """Return the id of what the answer is about, or an empty string."""
     fields = dict(headers)
@@ -93,12 +77,14 @@ def encode(outcome: Outcome) -> bytes:
     """Return the bytes of an outcome."""
     if isinstance(outcome, Unstored):
         return _pack(_UNSTORED, 0, outcome.original_ms, [[], "", outcome.actor], b"")
-    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in outcome.headers]
-    flags, body = 0, outcome.body
+    flags, stored, body = 0, outcome.headers, outcome.body
+    if stored[-1:] == (_JSON_HEADER,):
+        flags, stored = _JSON, stored[:-1]
+    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in stored]
     if len(body) > COMPRESS_FROM_BYTES:
         smaller = zlib.compress(body, level=1)
         if len(smaller) < len(body):
-            flags, body = _COMPRESSED, smaller
+            flags, body = flags | _COMPRESSED, smaller
     return _pack(flags, outcome.status, outcome.original_ms, [headers, outcome.entity, outcome.actor], body)
 
 
@@ -131,15 +117,17 @@ def _unpack(data: bytes) -> Outcome:
     unsigned = _HEAD.pack(version, flags, status, original_ms, meta_bytes, body_bytes, 0)
     if zlib.crc32(unsigned + data[_HEAD.size :]) != checksum:
         raise ValueError("the checksum differs")
-    headers, entity, actor = json.loads(data[_HEAD.size : _HEAD.size + meta_bytes])
+    # A later version may say more.
+    headers, entity, actor, *_ = json.loads(data[_HEAD.size : _HEAD.size + meta_bytes])
     if flags & _UNSTORED:
         return Unstored(original_ms=original_ms, actor=actor)
     if not 200 <= status <= 599:
         raise ValueError(f"status is {status}, expected 200 to 599")
     body = data[_HEAD.size + meta_bytes :]
+    stored = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
     return Record(
         status=status,
-        headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers),
+        headers=(*stored, _JSON_HEADER) if flags & _JSON else stored,
         body=_inflate(body) if flags & _COMPRESSED else body,
         original_ms=original_ms,
         entity=entity,

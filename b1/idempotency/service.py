@@ -20,6 +20,7 @@ from b1.idempotency.fingerprint import Keyed
 from b1.idempotency.ledger import Counts, Ledger
 from b1.idempotency.options import IdempotencyOptions, ServiceOptions
 from b1.idempotency.record import Record
+from b1.idempotency.spool import Spools
 from b1.idempotency.transactional import LeaseSource
 from b1.store.base import Store
 
@@ -34,6 +35,8 @@ class IdempotencySnapshot:
     """What the service says about itself; counts are since the start.
 
     Attributes:
+        requests: keyed requests that asked for their key.
+        hit_rate: share of them that were replays, 0 to 1; None before the first.
         in_flight: attempts that run now in this process, those whose client has left included.
         waiting: duplicates that wait now for one of them.
         conflicts: duplicates that were refused: for another payload, or because the first still ran.
@@ -43,6 +46,8 @@ class IdempotencySnapshot:
         not_storable: answers that went out with ``Idempotency-Stored: false``.
         errors: failures of the store, and of the clean-up.
         purged: expired rows deleted from Postgres.
+        records, record_bytes: outcomes given to the store since the start, and their size without key and overhead.
+        spooled_bytes: request bodies that lie on disk now.
         store_mode: ``memory``, ``redis`` or ``local``.
         store_keys: keys in the store, those of other features included.
     """
@@ -57,6 +62,11 @@ class IdempotencySnapshot:
     not_storable: int
     errors: int
     purged: int
+    requests: int
+    hit_rate: float | None
+    records: int
+    record_bytes: int
+    spooled_bytes: int
     transactional: bool
     store_mode: str
     store_connected: bool
@@ -84,6 +94,7 @@ class Idempotency:
         self.options = options or ServiceOptions()
         self.clock: Clock = clock or SystemClock()
         self.counts = Counts()
+        self.spools = Spools(self.options.spool)
         self.ledger = Ledger(store, self.options, self.clock, self.counts, postgres_decides=database is not None)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settling: set[asyncio.Task[Any]] = set()
@@ -113,6 +124,7 @@ class Idempotency:
         for task in self._tasks:
             task.cancel()
         await self._drain(_LAST_WORD_S)
+        await self.spools.aclose()
 
     async def _drain(self, limit_s: float) -> None:
         until_s = asyncio.get_running_loop().time() + limit_s
@@ -142,13 +154,13 @@ class Idempotency:
         entered = await self.ledger.enter(keyed, route)
         return entered if isinstance(entered, Record) else Attempt(self, keyed, route, entered)
 
-    def verdict_of(self, known: Record | RequestError) -> Replay | Refuse:
+    def verdict_of(self, known: Record | RequestError, route: IdempotencyOptions) -> Replay | Refuse:
         """Count and dress what Postgres said about a key."""
         if isinstance(known, Record):
             self.counts.replays += 1
             return Replay(known)
         if isinstance(known, IdempotencyKeyReused):
-            return Refuse(self.ledger.refuse_reuse())
+            return Refuse(self.ledger.refuse_reuse(route))
         if isinstance(known, IdempotencyInFlight):
             return Refuse(self.ledger.refuse_in_flight())
         return Refuse(known)
@@ -187,6 +199,11 @@ class Idempotency:
             not_storable=counts.not_storable,
             errors=counts.errors,
             purged=counts.purged,
+            requests=counts.requests,
+            hit_rate=counts.replays / counts.requests if counts.requests else None,
+            records=counts.records,
+            record_bytes=counts.record_bytes,
+            spooled_bytes=self.spools.snapshot().held_bytes,
             transactional=self.database is not None,
             store_mode=store.mode,
             store_connected=store.connected,

@@ -1,8 +1,9 @@
 """A transaction that outlives the handler's block: opened by the handler, committed when its answer is known.
 
-The claim, the effect and the very bytes of the answer become visible in one COMMIT. Leaving the block does not commit:
-until the whole answer is there nobody can know whether the handler wants its effect kept. So between the end of the block
-and the answer the effect can be read through this transaction only, and its connection stays taken.
+The effect and the very bytes of its answer become visible in one COMMIT. An advisory lock, which ends with the transaction,
+keeps rivals out meanwhile; the record's primary key would stop one that did not ask for the lock. Leaving the block does
+not commit: until the whole answer is there nobody can know whether the handler wants its effect kept. So between the end
+of the block and the answer the effect can be read through this transaction only, and its connection stays taken.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("b1.idempotency")
 
 LOCK_NOT_AVAILABLE = "55P03"
+UNIQUE_VIOLATION = "23505"
 _LOST_AGAINST_ANOTHER = ("40001", "40P01")  # serialization failure, deadlock
 _CALLBACK_S = 5.0
 _LOOK_S = 1.0
+# A larger record goes as a parameter, in a message of its own: in hexadecimal it would be twice as long.
+_INLINE_BYTES = 16 * 1024
 OnCommit = Callable[[], Awaitable[None] | None]
 
 
@@ -159,11 +163,14 @@ class Deferred:
     One task at a time uses it: the handler's, then, after the answer is complete, the one that settles the attempt.
     """
 
-    def __init__(self, database: LeaseSource, lease: Lease, holding: AsyncExitStack, keyed: Keyed) -> None:
+    def __init__(
+        self, database: LeaseSource, lease: Lease, holding: AsyncExitStack, keyed: Keyed, ttl_s: float
+    ) -> None:
         self._database = database
         self._lease = lease
         self._holding = holding
         self._keyed = keyed
+        self._ttl_s = ttl_s
         self.transaction = Transaction(lease)
 
     def __repr__(self) -> str:
@@ -173,7 +180,7 @@ class Deferred:
     async def open(
         cls, database: LeaseSource, keyed: Keyed, *, ttl_s: float, lock_timeout_ms: int, acquire_timeout_s: float
     ) -> Deferred:
-        """Take a lease, begin, and claim the key.
+        """Take a lease, begin, and keep rivals out.
 
         Raises:
             Elsewhere: the key is known: replay, refuse, or come back later.
@@ -181,11 +188,11 @@ class Deferred:
         """
         holding = AsyncExitStack()
         lease = await holding.enter_async_context(database.acquire(timeout_s=acquire_timeout_s))
-        deferred = cls(database, lease, holding, keyed)
+        deferred = cls(database, lease, holding, keyed, ttl_s)
         try:
-            await lease.execute(queries.begin(lock_timeout_ms))
-            await deferred._claim(ttl_s)
-            await lease.execute(queries.CLAIMED)
+            begin = queries.begin(keyed.digest, lock_timeout_ms)
+            if await deferred._send(begin, queries.BEGIN_LIKE) != queries.UNKNOWN:
+                await deferred._make_way()
         except BaseException as error:
             await deferred.rollback()
             if sqlstate(error) == LOCK_NOT_AVAILABLE or sqlstate(error) in _LOST_AGAINST_ANOTHER:
@@ -193,27 +200,35 @@ class Deferred:
             raise
         return deferred
 
-    async def _claim(self, ttl_s: float) -> None:
-        keyed = self._keyed
-        mine = await self._lease.fetchval(
-            queries.CLAIM, keyed.digest, keyed.organization, keyed.fingerprint, float(ttl_s)
-        )
-        if mine:
-            return
-        row = await self._lease.fetchrow(queries.READ, keyed.digest)
-        if row is None:  # purged between the two statements: the next try finds it free
-            raise Elsewhere(IdempotencyInFlight())
-        if bytes(row["fingerprint"]) != keyed.fingerprint:
-            raise Elsewhere(IdempotencyKeyReused())
+    async def _send(self, query: str, like: str) -> str:
+        """Run a text that holds values. A lease that can account for it as `like` need not read it for that."""
+        execute_as = getattr(self._lease, "execute_as", None)
+        return str(await (self._lease.execute(query) if execute_as is None else execute_as(query, like)))
+
+    async def _make_way(self) -> None:
+        """Remove the key's row if its time is over; else the row is the answer (`Elsewhere`)."""
+        known = await self._known()
+        if known is not None:
+            raise known
+        await self._lease.execute(queries.DELETE_EXPIRED, self._keyed.digest)
+        # From here on: undoing the effect must not bring the old row back.
+        await self._lease.execute(queries.EFFECT_BEGINS)
+
+    async def _known(self) -> Elsewhere | None:
+        row = await self._lease.fetchrow(queries.READ, self._keyed.digest)
+        if row is None or row["ttl_s"] <= 0:
+            return None
+        if bytes(row["fingerprint"]) != self._keyed.fingerprint:
+            return Elsewhere(IdempotencyKeyReused())
         outcome: Outcome = Unstored(original_ms=int(row["created_s"] * 1000))
         if row["record"] is not None:
             outcome = decode(row["record"])
         if isinstance(outcome, Unstored):
-            raise Elsewhere(IdempotencyOutcomeNotStored())
-        raise Elsewhere(outcome, float(row["ttl_s"]))
+            return Elsewhere(IdempotencyOutcomeNotStored())
+        return Elsewhere(outcome, float(row["ttl_s"]))
 
     async def undo_effect(self) -> None:
-        """Take the handler's statements back and keep the claim; what it registered for the commit is dropped.
+        """Take the handler's statements back and keep the lock; what it registered for the commit is dropped.
 
         Raises:
             DatabaseUnavailable and its like: the connection was lost, and with it the transaction.
@@ -230,27 +245,45 @@ class Deferred:
         Raises:
             DatabaseUnavailable: the connection was lost; whether the commit happened is unknown, and a retry finds out.
             DatabaseBusy: the transaction lost against another one, nothing was committed.
+            Elsewhere: another transaction has committed this key meanwhile; nothing of this one was.
             Exception: as Postgres raised it (the handler swallowed an error, say); nothing was committed.
         """
         callbacks = self.transaction.close()
-        is_committing = False
         try:
-            if not await self._lease.fetchval(queries.WRITE, self._keyed.digest, status, record):
-                raise RuntimeError("the handler ended the transaction or removed the idempotency row itself")
-            is_committing = True
-            tag = await self._lease.execute(queries.COMMIT)
+            tag = await self._conclude(status, record)
             if tag != queries.COMMIT:
                 raise RuntimeError(f"Postgres answered {tag} to COMMIT")
         except BaseException as error:
-            await self.rollback()
+            await self._give_up(error)
             if sqlstate(error) in _LOST_AGAINST_ANOTHER:
                 raise DatabaseBusy("the transaction lost against another one: repeat the request") from error
             if not is_lost(error):
                 raise
-            if not (is_committing and await self._is_committed(record)):
+            if not await self._is_committed(record):
                 raise DatabaseUnavailable("the connection was lost: a retry with the same key finds out") from error
         await self._holding.aclose()
         await call_all(callbacks)
+
+    async def _conclude(self, status: int | None, record: bytes | None) -> str:
+        keyed = self._keyed
+        values = (keyed.digest, keyed.organization, keyed.fingerprint, status, record, self._ttl_s)
+        if record is None or len(record) <= _INLINE_BYTES:
+            return await self._send(queries.conclude(*values), queries.CONCLUDE_LIKE)
+        await self._lease.execute(queries.EFFECT_ENDS)
+        await self._lease.execute(queries.INSERT, *values)
+        return await self._lease.execute(queries.COMMIT)
+
+    async def _give_up(self, error: BaseException) -> None:
+        """Roll back; when a rival inserted the key first, say what it left (`Elsewhere`)."""
+        if not _is_beaten(error):
+            await self.rollback()
+            return
+        try:
+            await self._lease.execute(queries.ROLLBACK)
+            known = await self._known()
+        finally:
+            await self.rollback()
+        raise (known or Elsewhere(IdempotencyInFlight())) from error
 
     async def _is_committed(self, record: bytes | None) -> bool:
         """Look, on another connection, whether a COMMIT whose answer was lost had arrived; False when nobody can say."""
@@ -262,7 +295,7 @@ class Deferred:
         return row is not None and bytes(row["fingerprint"]) == self._keyed.fingerprint and row["record"] == record
 
     async def rollback(self) -> None:
-        """Undo everything, the claim included, and give the connection back."""
+        """Undo everything, let rivals in, and give the connection back."""
         self.transaction.close()
         try:
             await self._lease.execute(queries.ROLLBACK)
@@ -294,6 +327,11 @@ def sqlstate(error: BaseException) -> str | None:
             return state
         seen = seen.__cause__
     return None
+
+
+def _is_beaten(error: BaseException) -> bool:
+    """Say whether another transaction inserted the key: one of b1's version before, which takes no advisory lock."""
+    return sqlstate(error) == UNIQUE_VIOLATION and getattr(error, "constraint_name", None) == queries.PRIMARY_KEY
 
 
 def is_lost(error: BaseException) -> bool:

@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from socket import AF_INET6, inet_pton
 
 UNKNOWN = "unknown"
 IPV6_PREFIX_BITS = 64
+# Whoever has a whole /56 or /48 has 256 or 65 536 networks to call from: together they have so many times the quota.
+AGGREGATES = ((56, 4), (48, 16))
 _LONGEST = 64
 _FIRST_COMPATIBLE = 1 << 24  # ::1.0.0.0; below lie ::, ::1 and nothing that was ever an IPv4 address
 _WITH_PORT = re.compile(r"([^:]*)(?::\d{1,5})?|\[([^\[\]]*)\](?::\d{1,5})?|([^\[\]]*:[^\[\]]*:[^\[\]]*)", re.ASCII)
@@ -71,10 +74,25 @@ def canonical(text: str) -> str:
 @lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
     """Return what an address is counted under: an IPv6 address counts as its /64, which one customer owns whole."""
+    return address if ":" not in address else _prefix(address, IPV6_PREFIX_BITS)
+
+
+def network_of(address: str) -> str | bytes:
+    """Return something that is equal for what `address_key` counts together, ten times as fast, for look-ups here."""
+    return address if ":" not in address else inet_pton(AF_INET6, address)[: IPV6_PREFIX_BITS // 8]
+
+
+@lru_cache(maxsize=4096)
+def aggregates(address: str) -> tuple[tuple[str, int, int], ...]:
+    """Return the networks around an IPv6 address that are counted too: key, prefix length, times the quota."""
     if ":" not in address:
-        return address
-    number = int(IPv6Address(address)) >> (128 - IPV6_PREFIX_BITS) << (128 - IPV6_PREFIX_BITS)
-    return f"{IPv6Address(number)}/{IPV6_PREFIX_BITS}"
+        return ()
+    return tuple((_prefix(address, bits), bits, times) for bits, times in AGGREGATES)
+
+
+def _prefix(address: str, bits: int) -> str:
+    number = int(IPv6Address(address)) >> (128 - bits) << (128 - bits)
+    return f"{IPv6Address(number)}/{bits}"
 
 
 def _from_the_right(lines: list[bytes], nth: int) -> str:

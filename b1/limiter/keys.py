@@ -9,22 +9,39 @@ from hashlib import blake2b
 
 from b1.limiter.policy import Policy, Scope
 
+_PREFIXES = {"window": "limit", "bucket": "gcra", "lease": "lease"}
+
 
 def charge_key(policy: Policy, *, address: str, actor: str | None, organization: str | None) -> str:
-    """Return ``limit:<counter>:<digest>`` for one policy and one caller.
+    """Return ``limit:<counter>:<digest>`` (``gcra:``, ``lease:``) for one policy and one caller.
 
     Args:
         address: an `address_key`, so that a whole IPv6 network is one caller.
         actor: without one, the caller is counted by address whatever the scope.
         organization: without one, an organisation's policy counts the actor.
     """
-    parts = _identity(policy.scope, address, actor, organization)
+    digest = _digest(_identity(policy.scope, address, actor, organization))
+    return f"{_PREFIXES[policy.kind]}:{policy.counter or policy.name}:{digest}"
+
+
+def is_by_address(policy: Policy, actor: str | None) -> bool:
+    """Say whether the policy counts this caller by its address alone."""
+    return policy.scope == "address" or actor is None
+
+
+def offender_key(*, address: str, actor: str | None) -> str:
+    """Return the name under which offences are counted: of the actor, or of the address of one that nobody knows."""
+    kind, text = ("address", address) if actor is None else ("actor", actor)
+    return f"penalty:{kind}:{_digest((text,))}"
+
+
+def _digest(parts: tuple[str, ...]) -> str:
     digest = blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(4, "big"))
         digest.update(data)
-    return f"limit:{policy.counter or policy.name}:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _identity(scope: Scope, address: str, actor: str | None, organization: str | None) -> tuple[str, ...]:

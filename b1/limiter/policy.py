@@ -8,16 +8,22 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from b1.errors import ConfigurationError
-from b1.store.base import MAX_UNITS, MAX_WINDOW_MS
+from b1.store.base import MAX_UNITS, MAX_WINDOW_MS, Kind
 
 Scope = Literal["address", "actor", "organization", "actor+organization", "actor+address"]
 SCOPES: tuple[Scope, ...] = ("address", "actor", "organization", "actor+organization", "actor+address")
+Algorithm = Literal["sliding-window", "gcra", "concurrency"]
+KINDS: Mapping[Algorithm, Kind] = MappingProxyType(
+    {"sliding-window": "window", "gcra": "bucket", "concurrency": "lease"}
+)
+# Units of one request, from whatever the caller of the limiter gives it: over HTTP the ASGI scope.
+Cost = int | Callable[[Any], int]
 # Two names for the same thing, as price lists call it and as code does.
 TIER_ALIASES = MappingProxyType({"basic": "free", "premium": "pro"})
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
@@ -74,7 +80,11 @@ class Policy:
         role_scaled: the table's role multipliers apply.
         anonymous_quota: for callers without an actor, where the scope has one; default: as everybody.
         counter: policies with the same one share their counters (under quotas of their own); default: the name.
-        algorithm: only the sliding window so far.
+        algorithm: ``sliding-window``: never more than `quota` in any window. ``gcra``: `burst` at once, then one unit each
+            ``window_s / quota``; so up to ``burst + quota`` in a window. ``concurrency``: `quota` at a time, each for
+            `window_s` at most.
+        burst: of ``gcra``; default: the quota. It grows with the quota of a tier or role.
+        cost: units of one request: a number, or a function of the request that returns one, 0 or more.
         shadow: counted and reported in metrics, refuses nobody and shows in no header.
 
     Raises:
@@ -89,8 +99,10 @@ class Policy:
     role_scaled: bool = False
     anonymous_quota: int | None = None
     counter: str | None = None
-    algorithm: Literal["sliding-window"] = "sliding-window"
+    algorithm: Algorithm = "sliding-window"
     shadow: bool = False
+    burst: int | None = None
+    cost: Cost = 1
 
     def __post_init__(self) -> None:
         for name in (self.name, self.counter or self.name):
@@ -103,9 +115,36 @@ class Policy:
         self._check("window_s", self.window_s, _MAX_WINDOW_S)
         if self.scope not in SCOPES:
             raise ConfigurationError(f"policy {self.name}: scope is {self.scope!r}", remedy=f"use one of {SCOPES}")
-        if self.algorithm != "sliding-window":
-            raise ConfigurationError(f"policy {self.name}: algorithm {self.algorithm!r}", remedy="use 'sliding-window'")
+        self._check_algorithm(list(quotas.values()))
         object.__setattr__(self, "tiers", MappingProxyType(dict(self.tiers)))
+
+    @property
+    def kind(self) -> Kind:
+        """What the store counts."""
+        return KINDS[self.algorithm]
+
+    def burst_of(self, quota: int) -> int:
+        """Return how many units a caller with this quota may take at once; 0 where the algorithm has no burst."""
+        if self.algorithm != "gcra":
+            return 0
+        return quota if self.burst is None else max(1, self.burst * quota // self.quota)
+
+    def _check_algorithm(self, quotas: list[int]) -> None:
+        if self.algorithm not in KINDS:
+            raise ConfigurationError(
+                f"policy {self.name}: algorithm is {self.algorithm!r}", remedy=f"use one of {tuple(KINDS)}"
+            )
+        if not callable(self.cost):
+            self._check("cost", self.cost, MAX_UNITS)
+        if self.burst is not None:
+            if self.algorithm != "gcra":
+                raise ConfigurationError(f"policy {self.name}: burst is for gcra", remedy="leave it out")
+            self._check("burst", self.burst, MAX_UNITS)
+        if any(-(-self.window_s * 10**6 // quota) * self.burst_of(quota) > MAX_WINDOW_MS * 1000 for quota in quotas):
+            raise ConfigurationError(
+                f"policy {self.name}: a burst of {self.burst} takes longer than 24 days to come back",
+                remedy="use a smaller burst, or a larger quota",
+            )
 
     def _check(self, what: str, value: int, most: int) -> None:
         if type(value) is not int or not 1 <= value <= most:
@@ -119,6 +158,7 @@ class Policy:
         return replace(
             self,
             quota=_times(self.quota, factor),
+            burst=None if self.burst is None else _times(self.burst, factor),
             anonymous_quota=anonymous,
             tiers={tier: _times(quota, factor) for tier, quota in self.tiers.items()},
         )
@@ -145,10 +185,10 @@ class PolicyTable(Mapping[str, Policy]):
         counters: dict[str, Policy] = {}
         for policy in policies:
             first = counters.setdefault(policy.counter or policy.name, policy)
-            if (first.window_s, first.scope) != (policy.window_s, policy.scope):
+            if (first.window_s, first.scope, first.algorithm) != (policy.window_s, policy.scope, policy.algorithm):
                 raise ConfigurationError(
-                    f"policies {first.name!r} and {policy.name!r} share a counter and differ in window or scope",
-                    remedy="give them one window_s and one scope, or counters of their own",
+                    f"policies {first.name!r} and {policy.name!r} share a counter and differ in window, scope or algorithm",
+                    remedy="give them one of each, or counters of their own",
                 )
             if policy.name in self._policies:
                 raise ConfigurationError(f"policy {policy.name!r} is in the table twice", remedy="give each its name")

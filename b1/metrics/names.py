@@ -28,6 +28,14 @@ DB_LIMIT = Metric("b1_database_connections_limit", "gauge", "Connections this ho
 DB_ACTIVE = Metric("database_connections_active", "gauge", "Connections in use.")
 DB_IDLE = Metric("database_connections_idle", "gauge", "Connections open and free.")
 DB_WAITING = Metric("b1_database_waiting", "gauge", "Callers that wait for a connection.")
+DB_UTILISATION = Metric(
+    "b1_database_utilisation_ratio",
+    "gauge",
+    "Share of the host's connections x time that this process used, over ten seconds.",
+)
+DB_WAIT = Metric("b1_database_wait_seconds", "gauge", "Wait for a connection over the last seconds.", ("quantile",))
+DB_SATURATED = Metric("b1_database_saturated", "gauge", "1 while waiting costs more than the work itself.")
+DB_SLOW = Metric("b1_database_slow_queries_total", "counter", "Statements that took longer than the plan's bound.")
 DB_UP = Metric("b1_database_up", "gauge", "1 while Postgres answers.")
 DB_EVENTS = Metric("b1_database_events_total", "counter", "What happened in the pool.", ("event",))
 
@@ -47,6 +55,7 @@ CACHE_HITS = Metric("cache_hits_total", "counter", "Reads answered from the cach
 CACHE_MISSES = Metric("cache_misses_total", "counter", "Reads that had to load.", ("cache",))
 CACHE_EVICTIONS = Metric("b1_cache_evictions_total", "counter", "Entries dropped, by cause.", ("cause",))
 CACHE_BYTES = Metric("b1_cache_bytes", "gauge", "Accounted bytes of the in-process cache.")
+CACHE_CEILING = Metric("b1_cache_ceiling_bytes", "gauge", "The most that the cache holds at the present memory level.")
 CACHE_ENTRIES = Metric("b1_cache_entries", "gauge", "Entries of the in-process cache.")
 
 MEMORY_LIMIT = Metric("b1_memory_limit_bytes", "gauge", "The effective memory limit.")
@@ -56,14 +65,48 @@ MEMORY_LEVEL = Metric("b1_memory_level", "gauge", "0 normal, 1 elevated, 2 high,
 MEMORY_RECLAIMED = Metric(
     "b1_memory_reclaimed_bytes_total", "counter", "Memory that a step of the ladder measurably gave back.", ("step",)
 )
+MEMORY_SWAPPED = Metric("b1_memory_swapped_bytes", "gauge", "What of the used memory lies in swap.")
+MEMORY_BALLAST = Metric("b1_memory_ballast_bytes", "gauge", "Memory kept for the emergency level.")
+MEMORY_SLOPE = Metric("b1_memory_slope_bytes_per_second", "gauge", "How fast memory grows, over ten seconds.")
+MEMORY_TIME_LEFT = Metric(
+    "b1_memory_time_to_limit_seconds",
+    "gauge",
+    "When the limit is reached at this pace; absent while memory does not grow.",
+)
+MEMORY_STALL = Metric(
+    "b1_memory_stall_ratio",
+    "gauge",
+    "Share of ten seconds that tasks waited for memory; absent without PSI.",
+    ("kind",),
+)
 MEMORY_IRRECLAIMABLE = Metric("b1_memory_irreclaimable", "gauge", "1 while reclaiming no longer helps.")
 
+LOOP_UTILISATION = Metric(
+    "b1_event_loop_utilisation_ratio", "gauge", "Share of the last ten seconds in which the loop's thread computed."
+)
+LOOP_LAGGING = Metric("b1_event_loop_lagging", "gauge", "1 while the loop's lag raises admission by a level.")
+LOOP_STALLS = Metric("b1_event_loop_stalls_total", "counter", "Times the event loop was blocked.", ("cause",))
+LOOP_STALLED = Metric(
+    "b1_event_loop_stalled_seconds_total", "counter", "Time in which the event loop was blocked.", ("cause",)
+)
 LOOP_LAG = Metric("b1_event_loop_lag_seconds", "gauge", "Lag of the event loop over ten seconds.", ("quantile",))
 
 ALERTS_FIRING = Metric("b1_alerts_firing", "gauge", "Alerts that fire now.")
 ALERTS_WAITING = Metric("b1_alerts_waiting", "gauge", "Messages for the webhook that are not delivered yet.")
 ALERT_ATTEMPTS = Metric("b1_alert_attempts_total", "counter", "Attempts to deliver an alert.", ("outcome",))
 ALERTS_DROPPED = Metric("b1_alerts_dropped_total", "counter", "Messages given up: too old, or the queue was full.")
+
+PROTOCOL_REFUSALS = Metric(
+    "b1_protocol_refusals_total", "counter", "Requests refused before they were requests, by code.", ("reason",)
+)
+WORKER_ENDINGS = Metric("b1_worker_endings_total", "counter", "Workers of this master that ended.", ("cause",))
+WORKER_REPLACEMENTS = Metric(
+    "b1_worker_replacements_total", "counter", "Workers replaced, by form and reason.", ("kind", "reason")
+)
+WORKER_PAUSE = Metric(
+    "b1_worker_replacement_pause_seconds", "gauge", "How long nobody accepted in the last replacement.", ("kind",)
+)
+REPLACEMENTS_TRIPPED = Metric("b1_worker_replacements_tripped", "gauge", "1 while the breaker allows no replacement.")
 
 UNHANDLED = Metric("b1_unhandled_errors_total", "counter", "Exceptions that no handler caught.")
 

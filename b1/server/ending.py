@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import struct
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 PHASES = ("booting", "serving", "stopping", "stopped")
+CAUSES = ("clean", "boot", "killed", "cut_off", "blocked")
 KEPT = 20
 
 
@@ -64,6 +67,44 @@ class Ending:
     def is_clean(self) -> bool:
         """Whether the application's shutdown ran to its end."""
         return self.phase == "stopped"
+
+    @property
+    def cause(self) -> str:
+        """In one word.
+
+        ``clean``, ``boot`` (never served), ``killed`` (while serving), ``cut_off`` (its stop took too long) or ``blocked``
+        (its loop no longer turned).
+        """
+        if self.is_clean:
+            return "clean"
+        if self.timed_out:
+            return "blocked"
+        return {"booting": "boot", "serving": "killed"}.get(self.phase, "cut_off")
+
+
+class EndingCounts:
+    """How many workers of this master ended, by cause: made in the master, written there, read by every worker.
+
+    In shared memory, so that the metrics of a worker know the ends of its predecessors without reading a file.
+    """
+
+    _NUMBERS = struct.Struct(f"{len(CAUSES)}I")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._NUMBERS.size)
+
+    def __repr__(self) -> str:
+        return f"EndingCounts({dict(self.snapshot())})"
+
+    def note(self, ending: Ending) -> None:
+        """Count one end."""
+        counts = [*self._NUMBERS.unpack(self._memory[:])]
+        counts[CAUSES.index(ending.cause)] += 1
+        self._memory[:] = self._NUMBERS.pack(*counts)
+
+    def snapshot(self) -> Mapping[str, int]:
+        """Return the counts, those of zero too."""
+        return dict(zip(CAUSES, self._NUMBERS.unpack(self._memory[:]), strict=True))
 
 
 class EndingLog:

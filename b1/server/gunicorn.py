@@ -6,7 +6,7 @@ file and win over it; what may not be changed is put right by the hooks (`b1.ser
 
 from __future__ import annotations
 
-from b1.server.master import FIXED, child_exit, nworkers_changed
+from b1.server.master import FIXED, child_exit, nworkers_changed, pre_fork
 from b1.server.options import master_options
 
 _options = master_options()
@@ -25,6 +25,7 @@ workers = FIXED["workers"]
 worker_class = FIXED["worker_class"]
 preload_app = FIXED["preload_app"]
 max_requests = FIXED["max_requests"]
+max_requests_jitter = FIXED["max_requests_jitter"]
 reuse_port = FIXED["reuse_port"]
 
 # The worker touches a file there to show that it lives. On a disk, and more so on the network share that App Service
@@ -55,4 +56,4 @@ logconfig_dict = {
     },
 }
 
-__all__ = ["child_exit", "nworkers_changed"]
+__all__ = ["child_exit", "nworkers_changed", "pre_fork"]

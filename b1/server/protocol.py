@@ -10,9 +10,12 @@ measured unless it arrives in more pieces than one or in a very large one: a com
 
 from __future__ import annotations
 
+import os
 import re
 from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import httptools
@@ -20,7 +23,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from b1.admission import ARRIVALS_STATE, ARRIVED_KEY, LINE_KEY, Arrivals, Line
 from b1.errors import HeadersTooLarge, MalformedRequest, RequestError
+from b1.server.arrivals import AgeOf, age_reader
 from b1.server.refusals import Refusals, answer_bytes
 from b1.units import format_bytes
 
@@ -30,6 +35,10 @@ PIPELINE_LIMIT = 64
 # connection and the client would never see the answer.
 DROP_LIMIT_BYTES = 2 * 1024 * 1024
 DROP_LIMIT_S = 2.0
+
+# How often the kernel is asked for ages while they are small, and what is small: its own resolution is 1 to 10 ms.
+ASK_EVERY_S = 0.001
+YOUNG_S = 0.010
 
 # Bytes of a path that are no text, written as %00 to %1F or %7F. Unescaped they do not pass the parser.
 _CONTROL = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
@@ -56,6 +65,8 @@ class B1Protocol(HttpToolsProtocol):
     Args:
         limits: shared by all connections.
         refusals: counts what is refused.
+        arrivals: told what comes, and asked how long an idle connection stays open; by default one for all connections
+            that share `app_state`.
     """
 
     def __init__(
@@ -67,7 +78,11 @@ class B1Protocol(HttpToolsProtocol):
         *,
         limits: HeadLimits,
         refusals: Refusals,
+        arrivals: Arrivals | None = None,
     ) -> None:
+        if arrivals is None:
+            arrivals = app_state.get(ARRIVALS_STATE) or Arrivals(float(config.timeout_keep_alive))
+        app_state[ARRIVALS_STATE] = self._arrivals = arrivals
         super().__init__(config, server_state, app_state, _loop)
         self.access_log = False  # uvicorn looks at handlers, and builds a line for each request that nobody wants
         self._limits = limits
@@ -80,25 +95,41 @@ class B1Protocol(HttpToolsProtocol):
         self._hosts = 0
         self._is_deaf = False  # what still comes on this connection is dropped
         self._dropped_bytes = 0
+        self._give: Callable[[B1Protocol], None] | None = None
+        self._line = Line()
+        self._age_of: AgeOf | None = None
 
     def __repr__(self) -> str:
         what = "deaf" if self._is_deaf else "head" if self._is_head_open else "open"
         return f"<B1Protocol {what} client={self.client} pending={self._pending_bytes}>"
 
+    @property  # type: ignore[override]  # uvicorn says int, and hands it to `call_later`
+    def timeout_keep_alive(self) -> float:
+        """How long this connection may be idle, in seconds; shorter for all at once when memory is short."""
+        return self._arrivals.keep_alive_s
+
+    @timeout_keep_alive.setter
+    def timeout_keep_alive(self, seconds: float) -> None:
+        """Ignore what uvicorn's constructor sets: the number is the same, until ours changes."""
+
     # From the transport
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._arrivals.events += 1
+        self._age_of = age_reader(transport)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._line.lost()
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             self._drop(len(data))
             return
+        self._arrivals.events += 1
         self._unset_keepalive_if_required()
         self._has_advanced = False
         self._piece_bytes = len(data)
@@ -111,6 +142,34 @@ class B1Protocol(HttpToolsProtocol):
         else:
             if not self._has_advanced or self._is_head_open or self.cycle.response_complete:
                 self._bound_pending()  # otherwise a request is in work, as nearly always
+
+    # To a successor
+
+    def give_through(self, give: Callable[[B1Protocol], None]) -> None:
+        """Have `give(self)` called after each answer from now on: the next request would be read here otherwise."""
+        self._give = give
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._give is not None:
+            self._give(self)
+
+    def descriptor_between(self) -> int | None:
+        """Return a copy of the socket's descriptor, the caller's to close, if the connection is between two requests.
+
+        None while a request or its answer is under way. Bytes that the kernel has not given us yet go along.
+        """
+        cycle, transport = self.cycle, self.transport
+        is_between = cycle is None or (cycle.response_complete and not cycle.more_body)
+        if not is_between or self._is_head_open or self._pending_bytes or self.pipeline or self._is_deaf:
+            return None
+        if transport.is_closing() or transport.get_write_buffer_size() or self.scheme == "https":
+            return None
+        return os.dup(transport.get_extra_info("socket").fileno())
+
+    def forget(self) -> None:
+        """Let go of a connection that is somebody else's now."""
+        self.transport.abort()
 
     # From the parser
 
@@ -144,9 +203,25 @@ class B1Protocol(HttpToolsProtocol):
             raise MalformedRequest("the path contains control characters")
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise MalformedRequest("too many requests wait on this connection")
+        self.scope[LINE_KEY] = self._line  # type: ignore[literal-required]
+        self.scope[ARRIVED_KEY] = self._arrived_s()  # type: ignore[literal-required]
         super().on_headers_complete()
         self._is_head_open = False
         self._pending_bytes = 0
+
+    def _arrived_s(self) -> float:
+        """Return when the bytes in hand came, on the monotonic clock.
+
+        The kernel is asked once in a millisecond, unless the last answer was an old request: ready connections come in the
+        order in which they became ready, so what is read right after a young one is young. Asking costs 4 us.
+        """
+        now_s, arrivals = monotonic(), self._arrivals
+        if self._age_of is None:
+            return now_s
+        if now_s - arrivals.asked_s > ASK_EVERY_S or arrivals.asked_age_s > YOUNG_S:
+            arrivals.asked_s = now_s
+            arrivals.asked_age_s = self._age_of()
+        return now_s - arrivals.asked_age_s
 
     def on_body(self, body: bytes) -> None:
         self._has_advanced = True

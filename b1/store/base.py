@@ -9,12 +9,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+from b1.store.terms import Penalty as Penalty
+from b1.store.terms import PenaltyRule as PenaltyRule
+from b1.store.terms import Terms
 
 # Counters are 32 bits wide in Redis; half of that keeps every sum far from the edge.
 MAX_UNITS = 2**31 - 1
 # 60 of these make a counter's index; together with milliseconds since 1970 they stay exact in Lua's doubles.
 MAX_WINDOW_MS = 2**31 - 1
+Kind = Literal["window", "bucket", "lease"]
+# Somebody may give a lease back at any moment; this is when it is worth asking again.
+LEASE_RETRY_MS = 1000
 # Tags of one cache read; each costs the server about half a microsecond.
 MAX_TAGS = 64
 # How long a claim whose lease ran out stays fenced, so that its owner may still finish if nobody took it over.
@@ -25,14 +32,20 @@ GRACE_MS = 60_000
 class Charge:
     """One policy applied to one caller: take `cost` units from `quota` per `window_ms`.
 
-    A precise sliding window of 61 counters of ``window_ms / 60`` each, the oldest counted whole: never more than
-    `quota` units in any window of that length; capacity comes back at most ``window_ms / 60`` late.
+    ``window``: a precise sliding window of 61 counters of ``window_ms / 60`` each, the oldest counted whole: never more
+    than `quota` units in any window of that length; capacity comes back at most ``window_ms / 60`` late.
+    ``bucket``: GCRA. A unit flows back every ``window_ms / quota`` (rounded up to whole microseconds), `burst` units may
+    be taken at once; so at most ``burst + quota`` in any window of that length.
+    ``lease``: at most `quota` units are held at a time; they come back by `Store.refund`, or `window_ms` after they
+    were taken.
 
     Keys within one `Store.spend` must differ. A key whose `window_ms` changes starts an empty window.
 
     Attributes:
         cost: 0 only looks.
         shadow: counted and reported, but it refuses nobody.
+        kind: what counts.
+        burst: of a bucket; 0: the quota.
 
     Raises:
         ValueError: a number is out of range.
@@ -43,14 +56,30 @@ class Charge:
     window_ms: int
     cost: int = 1
     shadow: bool = False
+    kind: Kind = "window"
+    burst: int = 0
 
     def __post_init__(self) -> None:
+        if self.kind == "bucket" and not (self.quota and self.every_us * self.depth <= MAX_WINDOW_MS * 1000):
+            raise ValueError(
+                f"a bucket of {self.depth} units, {self.quota} in {self.window_ms} ms, takes too long to fill"
+            )
         if not 0 <= self.quota <= MAX_UNITS:
             raise ValueError(f"quota is {self.quota}, expected 0 to {MAX_UNITS}")
         if not 1 <= self.window_ms <= MAX_WINDOW_MS:
             raise ValueError(f"window_ms is {self.window_ms}, expected 1 to {MAX_WINDOW_MS}")
         if not 0 <= self.cost <= MAX_UNITS:
             raise ValueError(f"cost is {self.cost}, expected 0 to {MAX_UNITS}")
+
+    @property
+    def every_us(self) -> int:
+        """How long a bucket takes for one unit, in microseconds."""
+        return -(-self.window_ms * 1000 // self.quota)
+
+    @property
+    def depth(self) -> int:
+        """How many units a full bucket holds."""
+        return self.burst or self.quota
 
 
 class Balance(NamedTuple):
@@ -76,12 +105,16 @@ class Balance(NamedTuple):
 class Spent(NamedTuple):
     """The answer of `Store.spend`: one decision for all charges, in the order they were given.
 
-    `now_ms` is the store's wall clock, in milliseconds since 1970.
+    Attributes:
+        now_ms: the store's wall clock, in milliseconds since 1970.
+        penalty: where the offender of the terms stands after the decision; None without one. While it is shut out
+            nothing is allowed, whatever the balances say.
     """
 
     allowed: bool
     now_ms: int
     balances: tuple[Balance, ...]
+    penalty: Penalty | None = None
 
 
 class ClaimState(enum.Enum):
@@ -170,44 +203,6 @@ class Entered(NamedTuple):
     cache: CacheAnswer | None
 
 
-@dataclass(frozen=True, slots=True)
-class PenaltyRule:
-    """How offences add up to a block, and how both are forgotten.
-
-    Attributes:
-        threshold: strikes at which the block begins.
-        decay_ms: one strike is forgotten each time this passes.
-        blocks_ms: length of the first, second, ... block; the last one repeats.
-        forget_ms: after so long without a block the next one is a step shorter.
-
-    Raises:
-        ValueError: a number is below 1, or there is no block.
-    """
-
-    threshold: int = 10
-    decay_ms: int = 60_000
-    blocks_ms: tuple[int, ...] = (60_000, 300_000, 3_600_000)
-    forget_ms: int = 3_600_000
-
-    def __post_init__(self) -> None:
-        if not self.blocks_ms or min(self.threshold, self.decay_ms, self.forget_ms, *self.blocks_ms) < 1:
-            raise ValueError(f"{self!r} has a number below 1 or no block")
-
-
-class Penalty(NamedTuple):
-    """The answer of `Store.penalise`.
-
-    Attributes:
-        blocked_ms: how long the caller is still shut out; 0 when it is not.
-        strikes: that count now, towards the next block.
-        level: blocks so far that are not forgotten.
-    """
-
-    blocked_ms: int
-    strikes: int
-    level: int
-
-
 class StreamEntry(NamedTuple):
     """One entry of a replay ring; ids only grow, also across a loss of the store's data."""
 
@@ -258,11 +253,13 @@ class Store(Protocol):
         """Return ``memory``, ``redis`` or ``local``, as in the snapshot; cheap enough for every request."""
         ...
 
-    async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
+    async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
         """Take from all charges or from none; with ``commit=False`` only look."""
         ...
 
-    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+    async def enter(
+        self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
+    ) -> Entered:
         """Do all that a request without a body needs, in one round trip: spend, then read.
 
         When a policy refuses, nothing is read. Without charges it is a cache read: the value if it is current, else
@@ -313,8 +310,8 @@ class Store(Protocol):
         """Return what a ring still holds after the entry `after`; 0 for all of it."""
         ...
 
-    async def refund(self, charges: Sequence[Charge]) -> None:
-        """Give each charge's cost back, newest units first, never below an empty window."""
+    async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
+        """Give each charge's cost back, newest units first, never below an empty window; of a lease, the holder's."""
         ...
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:

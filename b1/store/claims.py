@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from b1.errors import StoreUnavailable
 from b1.store.base import GRACE_MS, Claim, ClaimState
+from b1.store.passed import NEWS, PassedClaim, Received
 from b1.store.timetable import FILING_BYTES, Timetable
 
 # The entry with its slots, dictionary entry at its emptiest, string and bytes headers, the numbers.
@@ -35,9 +36,12 @@ class Kept(NamedTuple):
 
 
 class _Entry:
-    """`record` is None while in flight; `until_ms` ends the lease, or the record's life; 0 means free."""
+    """`record` is None while in flight; `until_ms` ends the lease, or the record's life; 0 means free.
 
-    __slots__ = ("fence", "fingerprint", "forget_ms", "is_mirror", "record", "until_ms")
+    `is_passed`: what is here was decided by another process, and may be changed by its last word.
+    """
+
+    __slots__ = ("fence", "fingerprint", "forget_ms", "is_mirror", "is_passed", "record", "until_ms")
 
     def __init__(self) -> None:
         self.fingerprint = b""
@@ -46,6 +50,7 @@ class _Entry:
         self.until_ms = 0
         self.forget_ms = 0
         self.is_mirror = False
+        self.is_passed = False
 
     def size(self, key: str) -> int:
         record = 0 if self.record is None else len(self.record)
@@ -65,11 +70,14 @@ class Claims:
         self.held_bytes = 0
         self.owed: dict[str, int] = {}
         """Finished keys that Redis does not know, and their fence there (0: none)."""
+        self.news: dict[str, None] | None = None
+        """Keys that changed since `watch`; None when nobody asked."""
         self._mirrors: dict[str, None] = {}
         self._mirror_bytes = 0
         self._entries: dict[str, _Entry] = {}
         self._timetable = Timetable(_TICK_MS)
-        self._fence = 0
+        self.last_fence = 0
+        """The highest that was given here; the next one is above it."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,7 +106,7 @@ class Claims:
             return Claim(ClaimState.IN_FLIGHT, retry_after_ms=entry.until_ms - now_ms)
         entry = self._own(key, entry, fingerprint, now_ms, now_ms + lease_ms)
         # Grows from one process to the next as well, as long as the wall clock does.
-        self._fence = entry.fence = max(self._fence + 1, wall_us)
+        self.last_fence = entry.fence = max(self.last_fence + 1, wall_us)
         return Claim(ClaimState.CLAIMED, fence=entry.fence)
 
     def renew(self, key: str, fence: int, *, lease_ms: int, now_ms: int) -> bool:
@@ -108,6 +116,7 @@ class Claims:
             return False
         entry.until_ms = now_ms + lease_ms
         entry.forget_ms = entry.until_ms + GRACE_MS
+        self._note(key)
         return True
 
     def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int, now_ms: int) -> bool:
@@ -123,6 +132,7 @@ class Claims:
             self._set_mirror(key, entry, False)
         self._check_room(len(record), now_ms)
         self._store(entry, record, now_ms + ttl_ms)
+        self._note(key)
         return True
 
     def mirror(self, key: str, fingerprint: bytes, fence: int, *, lease_ms: int, now_ms: int) -> None:
@@ -146,6 +156,7 @@ class Claims:
             return
         self._store(entry, record, now_ms + ttl_ms)
         self._mirror_bytes += len(record)
+        self._note(key)
 
     def finish_mirror(self, key: str, fence: int, record: bytes, *, ttl_ms: int, now_ms: int) -> bool:
         """Finish here what was claimed in Redis and cannot be finished there; Redis is owed the record.
@@ -183,7 +194,66 @@ class Claims:
         if entry is None:
             return False
         entry.until_ms = 0
+        self._note(key)
         return True
+
+    def watch(self) -> None:
+        """Note from now on which keys change."""
+        self.news = {}
+
+    def keys(self) -> list[str]:
+        """Return all keys, in the order of their first claim."""
+        return list(self._entries)
+
+    def passing(self, key: str, now_ms: int) -> PassedClaim | None:
+        """Return an entry for another process; None when nothing is left of it. What is free is `until_ms` 0."""
+        entry = self._entries.get(key)
+        if entry is None or (entry.record is not None and entry.until_ms <= now_ms):
+            return None
+        return PassedClaim(
+            key, entry.fingerprint, entry.fence, entry.record, entry.until_ms, entry.is_mirror, self.owed.get(key)
+        )
+
+    def receive(self, passed: PassedClaim, now_ms: int) -> Received:
+        """Go on from what another process decided, unless this one did so itself.
+
+        A claim that is in flight there is in flight here until its lease ends or its owner's last word comes. Nobody
+        here holds its fence, and whoever takes it over gets a higher one.
+        """
+        self.last_fence = max(self.last_fence, passed.fence)
+        key, entry = passed.key, self._entries.get(passed.key)
+        if entry is not None and not entry.is_passed and entry.until_ms > now_ms:
+            return Received.OWN
+        if passed.until_ms <= now_ms:
+            if entry is not None and entry.is_passed and entry.record is None:
+                entry.until_ms = 0
+            return Received.TAKEN
+        if not self._has_room_for(passed, now_ms):
+            return Received.NO_ROOM
+        # Making room may have dropped the old one.
+        entry = self._own(key, self._entries.get(key), passed.fingerprint, now_ms, passed.until_ms)
+        entry.fence, entry.is_passed = passed.fence, True
+        if passed.record is not None:
+            self._store(entry, passed.record, passed.until_ms)
+        if passed.is_mirror:
+            self._set_mirror(key, entry, True)
+        elif passed.owed is not None:
+            self.owed[key] = passed.owed
+        return Received.TAKEN
+
+    def _has_room_for(self, passed: PassedClaim, now_ms: int) -> bool:
+        size = ENTRY_BYTES + len(passed.key) + len(passed.fingerprint) + len(passed.record or b"")
+        if passed.is_mirror:
+            return self._make_mirror_room(size, but=passed.key)
+        try:
+            self._check_room(size, now_ms)
+        except StoreUnavailable:
+            return False
+        return True
+
+    def _note(self, key: str) -> None:
+        if self.news is not None and len(self.news) < NEWS:
+            self.news[key] = None
 
     def reap(self, now_ms: int, at_most: int) -> None:
         """Look at up to `at_most` keys that are due, and forget those whose time is over."""
@@ -209,6 +279,8 @@ class Claims:
                 self._set_mirror(key, entry, False)
             self.held_bytes -= entry.size(key)
         self.owed.pop(key, None)
+        self._note(key)
+        entry.is_passed = False
         entry.fingerprint = fingerprint
         entry.record = None
         entry.until_ms = until_ms

@@ -10,51 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
-from b1.store.base import (
-    CacheRead,
-    Charge,
-    Claim,
-    ClaimState,
-    Entered,
-    Penalty,
-    PenaltyRule,
-    Replay,
-    Spent,
-    StoreSnapshot,
-)
+from b1.store.base import CacheRead, Charge, Claim, ClaimState, Entered, Penalty, PenaltyRule, Replay, Spent
+from b1.store.instances import Instances
 from b1.store.memory import MemoryStore
-from b1.store.presence import Presence
-from b1.store.reconcile import OwedEntry, Reconciler, ReconcileSnapshot, Remote
+from b1.store.passing.report import Absorbed, Exported
+from b1.store.presence import FallbackSnapshot, Presence
+from b1.store.reconcile import Reconciler, Remote
+from b1.store.tally import OwedEntry
+from b1.store.terms import PLAIN, Terms
 
 _log = logging.getLogger("b1.store")
 _LOOK_EVERY_S = 0.2
 # Values loaded while Redis is away, when nobody hears of other processes' invalidations.
 _LOCAL_VALUE_MS = 30_000
+# Nobody is accepted while a worker leaves its state; what is not paid by then passes to the successor.
+_PAY_S = 0.25
 _PROBE = Charge("store:probe", 1_000_000, 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class FallbackSnapshot(StoreSnapshot):
-    """`StoreSnapshot` of the pair.
-
-    Attributes:
-        switches: how often the mode changed.
-        local_calls: verbs that memory answered while Redis was configured.
-        adopted: records kept in memory because Redis, where their claim was made, had gone.
-        mode_since_s: age of the present mode.
-        reconcile: what Redis is owed, and was paid.
-    """
-
-    switches: int
-    local_calls: int
-    adopted: int
-    mode_since_s: float
-    reconcile: ReconcileSnapshot
 
 
 class FallbackStore:
@@ -66,14 +41,18 @@ class FallbackStore:
         redis: the store to prefer.
         memory: the store that is always there; nobody else may use it.
         clock: for the snapshot.
+        instances: how many processes share the Redis, as long as it has not said so itself; while it is away each
+            takes its part of the quotas.
     """
 
-    def __init__(self, redis: Remote, memory: MemoryStore, clock: Clock) -> None:
+    def __init__(self, redis: Remote, memory: MemoryStore, clock: Clock, *, instances: int = 1) -> None:
         self._redis = redis
         self._memory = memory
         self._debts = Reconciler(redis, memory)
         self._presence = Presence(clock)
+        self._instances = Instances(redis, clock, configured=instances)
         self._adopted = 0
+        self._has_left = False  # what is owed is a successor's now, and nobody pays it here
         self._connects = -1  # the connection that memory follows; -1: none yet
         self._task: asyncio.Task[None] | None = None
 
@@ -86,49 +65,69 @@ class FallbackStore:
 
     async def aclose(self) -> None:
         """End the task that looks for Redis; what is still owed is paid if Redis is there."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._debts.owes and self._redis.is_up:
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._debts.pay_all()
-            except (StoreUnavailable, TimeoutError):
-                _log.warning("state was not handed over", extra={"owed": repr(self._debts)})
+        await self._stop_looking()
+        await self._instances.aclose()
+        if not self._has_left and not await self._try_to_pay(1.0):
+            _log.warning("state was not handed over", extra={"owed": repr(self._debts)})
 
-    async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
+    async def export(
+        self, limit_bytes: int, *, last: bool, drain_ms: int = 0, extras: Mapping[str, bytes] | None = None
+    ) -> Exported:
+        is_here = self._redis.is_up and not (self._has_left or self._presence.is_local)
+        is_away = not (is_here and await self._try_to_pay(_PAY_S))
+        self._has_left = is_away or last
+        if self._has_left:
+            await self._stop_looking()
+        return await self._memory.passing.export(
+            limit_bytes, last=last, drain_ms=drain_ms, extras=extras, debts=self._debts, is_away=is_away
+        )
+
+    async def absorb(self, data: bytes) -> Absorbed:
+        absorbed = await self._memory.passing.absorb(data, debts=self._debts)
+        if self._debts.owes:
+            self._look_for_return()
+        return absorbed
+
+    async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
+        terms = terms or PLAIN
+        if self._is_shut_out_here(terms):
+            return self._memory.spend_now(charges, commit=False, terms=terms)
         try:
             await self._reach(charges)
-            spent = await self._redis.spend(charges, commit=commit)
+            spent = await self._redis.spend(charges, commit=commit, terms=terms)
         except StoreUnavailable as reason:
             self._failed(reason)
-            return self._memory.spend_now(charges, commit=commit, is_stand_in=True)
-        self._follow(charges, spent, commit=commit)
+            return self._stand_in(charges, None, terms, commit=commit).spent
+        self._follow(charges, spent, terms, commit=commit)
         return spent
 
-    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
+    async def enter(
+        self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
+    ) -> Entered:
+        terms = terms or PLAIN
+        if self._is_shut_out_here(terms):
+            return Entered(self._memory.spend_now(charges, commit=False, terms=terms), None)
         try:
             await self._reach(charges)
             if read is not None:
                 await self._debts.pay_cache()
-            entered = await self._redis.enter(charges, read=read)
+            entered = await self._redis.enter(charges, read=read, terms=terms)
         except StoreUnavailable as reason:
             self._failed(reason)
-            return self._memory.enter_now(charges, read, is_stand_in=True)
-        self._follow(charges, entered.spent, commit=True)
+            return self._stand_in(charges, read, terms, commit=True)
+        self._follow(charges, entered.spent, terms, commit=True)
         return entered
 
-    async def refund(self, charges: Sequence[Charge]) -> None:
+    async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
         try:
             await self._reach(charges)
-            await self._redis.refund(charges)
+            await self._redis.refund(charges, holder=holder)
         except StoreUnavailable as reason:
             self._failed(reason)
-            self._memory.refund_now(charges)
+            self._memory.refund_now(charges, holder=holder)
             return
         self._answered()
-        self._memory.refund_now(charges)
+        self._memory.refund_now(charges, holder=holder)
 
     async def store_if_unchanged(
         self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
@@ -282,6 +281,7 @@ class FallbackStore:
             adopted=self._adopted,
             mode_since_s=self._presence.since_s,
             reconcile=self._debts.snapshot(),
+            instances=self._instances.count,
         )
 
     async def _reach(self, charges: Sequence[Charge] = ()) -> None:
@@ -290,6 +290,8 @@ class FallbackStore:
         Raises:
             StoreUnavailable: it may not.
         """
+        if self._has_left:
+            raise StoreUnavailable("what is owed to Redis was left to a successor")
         if not (self._presence.is_local or self._debts.owes):
             return
         if not self._redis.is_up:
@@ -304,14 +306,27 @@ class FallbackStore:
             self._memory.windows.owe_all()
         self._connects = connects
 
-    def _follow(self, charges: Sequence[Charge], spent: Spent, *, commit: bool) -> None:
+    def _follow(self, charges: Sequence[Charge], spent: Spent, terms: Terms, *, commit: bool) -> None:
         self._answered()
-        windows, now_ms = self._memory.windows, self._memory.now_ms()
-        takes = commit and spent.allowed
-        for charge, balance in zip(charges, spent.balances, strict=True):
-            windows.mirror(charge, balance.used, charge.cost if takes and balance.allowed else 0, now_ms)
-        if windows.owed:
+        self._memory.follow(charges, spent, terms, commit=commit)
+        if self._memory.windows.owed:
             self._look_for_return()
+
+    def _stand_in(self, charges: Sequence[Charge], read: CacheRead | None, terms: Terms, *, commit: bool) -> Entered:
+        """Decide here, with this process's part of what was left."""
+        share = self._instances.count
+        entered = self._memory.enter_now(charges, read, commit=commit, terms=terms, is_stand_in=True, share=share)
+        penalty = entered.spent.penalty
+        if terms.offender is not None and penalty is not None and penalty.blocked_ms and self._presence.is_local:
+            self._memory.offences.decided_here(terms.offender.key)
+        return entered
+
+    def _is_shut_out_here(self, terms: Terms) -> bool:
+        """Say whether this process imposed a block while Redis was away: it is served to its end."""
+        offender, offences = terms.offender, self._memory.offences
+        if offender is None or terms.is_forced:
+            return False
+        return offences.has_decided_here(offender.key, self._memory.now_ms())
 
     def _failed(self, reason: StoreUnavailable) -> None:
         """Memory answers this call."""
@@ -322,12 +337,28 @@ class FallbackStore:
 
     def _answered(self) -> None:
         self._presence.answered()
+        self._instances.announce()
         if self._connects == -1:
             self._connects = self._redis.connects
 
     def _look_for_return(self) -> None:
-        if self._task is None or self._task.done():
+        if not self._has_left and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._come_back(), name="b1-store-return")
+
+    async def _stop_looking(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _try_to_pay(self, limit_s: float) -> bool:
+        """Pay all that is owed if Redis is there; say whether nothing is left."""
+        if self._debts.owes and self._redis.is_up:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._debts.pay_all()
+            except (StoreUnavailable, TimeoutError):
+                return False
+        return not self._debts.owes
 
     async def _come_back(self) -> None:
         """Wait for Redis, tell it what it is owed, and end when nothing is left to do."""
@@ -346,6 +377,4 @@ class FallbackStore:
 
 
 def _local(claim: Claim) -> Claim:
-    if claim.state is not ClaimState.CLAIMED:
-        return claim
-    return Claim(ClaimState.CLAIMED, fence=claim.fence * 2 + 1)
+    return claim if claim.state is not ClaimState.CLAIMED else Claim(ClaimState.CLAIMED, fence=claim.fence * 2 + 1)

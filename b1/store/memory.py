@@ -5,20 +5,26 @@ It counts windows and leases on the monotonic clock, so a wall clock that is set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from b1.clock import Clock
 from b1.store.base import CacheRead, Charge, Claim, Entered, Penalty, PenaltyRule, Replay, Spent, StoreSnapshot
+from b1.store.buckets import Buckets
 from b1.store.claims import Claims
+from b1.store.deciding import Tables, decide, follow, refund
 from b1.store.entries import Entries
+from b1.store.leases import Leases
 from b1.store.offences import Offences
+from b1.store.passing.report import Absorbed, Exported
+from b1.store.passing.service import Passing
 from b1.store.streams import Streams
+from b1.store.terms import PLAIN, Terms
 from b1.store.windows import Windows
 
 
 class MemoryStore:
-    """Half of `limit_bytes` for windows, a quarter for claims, an eighth for cached values, a sixteenth each for
-    offences and replay rings.
+    """Half of `limit_bytes` for windows, a quarter for claims, a sixteenth each for cached values, offences and replay
+    rings, a thirty-second each for buckets and leases.
 
     Args:
         limit_bytes: accounted bytes. Too small a value makes callers share overflow windows (see `Windows`) and
@@ -33,9 +39,13 @@ class MemoryStore:
         sixteenth = limit_bytes // 16
         self.windows = Windows(limit_bytes // 2)
         self.claims = Claims(sixteenth * 4)
-        self.entries = Entries(sixteenth * 2)
+        self.entries = Entries(sixteenth)
         self.offences = Offences(sixteenth)
         self.streams = Streams(sixteenth)
+        self.buckets = Buckets(sixteenth // 2)
+        self.leases = Leases(sixteenth // 2)
+        self._tables = Tables(self.windows, self.buckets, self.leases, self.offences)
+        self.passing = Passing(self)
         self._calls = 0
 
     def __repr__(self) -> str:
@@ -46,33 +56,64 @@ class MemoryStore:
         """How many spends had to share an overflow window since the start."""
         return self.windows.overflowed
 
-    def spend_now(self, charges: Sequence[Charge], *, commit: bool = True, is_stand_in: bool = False) -> Spent:
-        """Do what `spend` does, without an await."""
-        self._calls += 1
-        allowed, balances = self.windows.spend(charges, self.now_ms(), commit=commit, is_stand_in=is_stand_in)
-        return Spent(allowed, int(self._clock.wall() * 1000), balances)
+    def spend_now(
+        self,
+        charges: Sequence[Charge],
+        *,
+        commit: bool = True,
+        terms: Terms = PLAIN,
+        is_stand_in: bool = False,
+        share: int = 1,
+    ) -> Spent:
+        """Do what `spend` does, without an await.
 
-    async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
-        return self.spend_now(charges, commit=commit)
+        Args:
+            is_stand_in: for Redis, which has to be told.
+            share: how many processes stand in; this one has its part of the quotas.
+        """
+        self._calls += 1
+        allowed, balances, penalty = decide(
+            self._tables, charges, terms, self.now_ms(), commit=commit, is_stand_in=is_stand_in, share=share
+        )
+        return Spent(allowed, int(self._clock.wall() * 1000), balances, penalty)
+
+    async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
+        return self.spend_now(charges, commit=commit, terms=terms or PLAIN)
 
     def enter_now(
-        self, charges: Sequence[Charge], read: CacheRead | None = None, *, is_stand_in: bool = False
+        self,
+        charges: Sequence[Charge],
+        read: CacheRead | None = None,
+        *,
+        commit: bool = True,
+        terms: Terms = PLAIN,
+        is_stand_in: bool = False,
+        share: int = 1,
     ) -> Entered:
-        """Do what `enter` does, without an await."""
-        spent = self.spend_now(charges, is_stand_in=is_stand_in)
+        """Do what `enter` does, without an await; see `spend_now`."""
+        spent = self.spend_now(charges, commit=commit, terms=terms, is_stand_in=is_stand_in, share=share)
         if read is None or not spent.allowed:
             return Entered(spent, None)
         return Entered(spent, self.entries.read(read, self.now_ms()))
 
-    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
-        return self.enter_now(charges, read)
+    async def enter(
+        self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
+    ) -> Entered:
+        return self.enter_now(charges, read, terms=terms or PLAIN)
 
-    def refund_now(self, charges: Sequence[Charge]) -> None:
+    def follow(self, charges: Sequence[Charge], spent: Spent, terms: Terms, *, commit: bool) -> None:
+        """Know what Redis decided, for the time when it is away."""
+        takes = commit and spent.allowed
+        follow(self._tables, charges, spent.balances, terms, self.now_ms(), takes=takes)
+        if terms.offender is not None and spent.penalty is not None:
+            self.offences.follow(terms.offender.key, spent.penalty, terms.offender.rule, now_ms=self.now_ms())
+
+    def refund_now(self, charges: Sequence[Charge], *, holder: str = "") -> None:
         """Do what `refund` does, without an await."""
-        self.windows.refund(charges, self.now_ms())
+        refund(self._tables, charges, self.now_ms(), holder=holder)
 
-    async def refund(self, charges: Sequence[Charge]) -> None:
-        self.refund_now(charges)
+    async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
+        self.refund_now(charges, holder=holder)
 
     async def store_if_unchanged(
         self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
@@ -81,6 +122,7 @@ class MemoryStore:
 
     async def invalidate(self, tags: Sequence[str] | None) -> None:
         self.entries.invalidate(tags)
+        self.passing.note_tags(tags)
 
     def penalise_now(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         """Do what `penalise` does, without an await."""
@@ -97,14 +139,14 @@ class MemoryStore:
             keep_bytes=keep_bytes,
             ttl_ms=ttl_ms,
             now_ms=self.now_ms(),
-            wall_us=self._wall_us(),
+            wall_us=self.wall_us(),
         )
 
     async def read_since(self, stream: str, after: int, *, limit: int) -> Replay:
         return self.streams.read_since(stream, after, limit=limit, now_ms=self.now_ms())
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        return self.claims.claim(key, fingerprint, lease_ms=lease_ms, now_ms=self.now_ms(), wall_us=self._wall_us())
+        return self.claims.claim(key, fingerprint, lease_ms=lease_ms, now_ms=self.now_ms(), wall_us=self.wall_us())
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
         return self.claims.renew(key, fence, lease_ms=lease_ms, now_ms=self.now_ms())
@@ -115,8 +157,18 @@ class MemoryStore:
     async def release(self, key: str, fence: int) -> bool:
         return self.claims.release(key, fence, now_ms=self.now_ms())
 
+    async def export(
+        self, limit_bytes: int, *, last: bool, drain_ms: int = 0, extras: Mapping[str, bytes] | None = None
+    ) -> Exported:
+        return await self.passing.export(limit_bytes, last=last, drain_ms=drain_ms, extras=extras)
+
+    async def absorb(self, data: bytes) -> Absorbed:
+        return await self.passing.absorb(data)
+
     def snapshot(self) -> StoreSnapshot:
-        parts = (self.windows, self.claims, self.entries, self.offences, self.streams)
+        parts = (
+            self.windows, self.claims, self.entries, self.offences, self.streams, self.buckets, self.leases,
+        )  # fmt: skip
         return StoreSnapshot(
             mode="memory",
             connected=True,
@@ -132,5 +184,6 @@ class MemoryStore:
         """Return the monotonic milliseconds on which everything here counts."""
         return int(self._clock.monotonic() * 1000)
 
-    def _wall_us(self) -> int:
+    def wall_us(self) -> int:
+        """Return the wall clock's microseconds since 1970, from which fences and ids begin."""
         return int(self._clock.wall() * 1_000_000)

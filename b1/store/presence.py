@@ -7,10 +7,13 @@ that call and the mode stays.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
 from b1.link import ReplyError
+from b1.store.base import StoreSnapshot
+from b1.store.reconcile import ReconcileSnapshot
 
 _log = logging.getLogger("b1.store")
 _NEWS_AFTER_S = 1.0
@@ -19,6 +22,27 @@ _OF_THE_SERVER = frozenset(
     {"OOM", "LOADING", "READONLY", "BUSY", "NOAUTH", "NOPERM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS"}
 )
 _SAID_OFTEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackSnapshot(StoreSnapshot):
+    """`StoreSnapshot` of the pair.
+
+    Attributes:
+        switches: how often the mode changed.
+        local_calls: verbs that memory answered while Redis was configured.
+        adopted: records kept in memory because Redis, where their claim was made, had gone.
+        mode_since_s: age of the present mode.
+        reconcile: what Redis is owed, and was paid.
+        instances: processes that share the Redis; while it is away each takes its part of the quotas.
+    """
+
+    switches: int
+    local_calls: int
+    adopted: int
+    mode_since_s: float
+    reconcile: ReconcileSnapshot
+    instances: int = 1
 
 
 class Presence:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 from b1.store.base import Store
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
-from b1.store.tally import Batch, Tally
+from b1.store.passing.debts import Owed, decode, encode
+from b1.store.passing.origin import Shift
+from b1.store.tally import Batch, Drained, OwedEntry, Tally
+from b1.store.window import Part, opens_at_ms
 
 BATCH_KEYS = 32
 PAUSE_S = 0.01
@@ -39,22 +42,15 @@ class Remote(Store, Protocol):
 
     async def merge(self, batch: Batch, *, waited_ms: int) -> int: ...
 
+    async def drain(self, drained: Sequence[Drained]) -> None: ...
+
+    async def be_present(self, process: str, *, for_ms: int) -> int: ...
+
     async def adopt(self, kept: Kept) -> bool: ...
 
     async def append(
         self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int, given_id: int = 0
     ) -> int: ...
-
-
-class OwedEntry(NamedTuple):
-    """An entry of a replay ring that was appended here."""
-
-    stream: str
-    id: int
-    data: bytes
-    keep: int
-    keep_bytes: int
-    ttl_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +90,8 @@ class Reconciler:
         self._tags: dict[str, None] | None = {}
         self._entries: deque[OwedEntry] = deque()
         self._entry_bytes = 0
+        # Units that a predecessor counted and no seam tells apart: key, window_ms, units by counter.
+        self._loose: deque[tuple[str, int, list[tuple[int, int]]]] = deque()
         self._merged = self._written = self._forgiven = 0
 
     def __repr__(self) -> str:
@@ -103,7 +101,10 @@ class Reconciler:
     def owes(self) -> bool:
         """Say whether anything is owed; cheap enough for every call."""
         memory = self._memory
-        return bool(memory.windows.owed or self._unsure or memory.claims.owed or self._owes_cache or self._entries)
+        windows, claims = memory.windows.owed, memory.claims.owed
+        return bool(
+            windows or memory.buckets.owed or self._unsure or self._loose or claims or self._owes_cache or self._entries
+        )
 
     @property
     def _owes_cache(self) -> bool:
@@ -124,18 +125,50 @@ class Reconciler:
             self._entry_bytes -= len(self._entries.popleft().data)
             self._forgiven += 1
 
-    async def pay_windows(self, keys: Iterable[str]) -> None:
-        """Tell Redis about these windows, before it is asked about them.
+    def owe_units(self, key: str, window_ms: int, units: list[tuple[int, int]]) -> None:
+        """A predecessor counted units that Redis has not."""
+        self._loose.append((key, window_ms, units))
+
+    def leave(self) -> tuple[dict[str, Any], bytes, int]:
+        """Let a successor owe all but windows and records; return it as fields, blob and count."""
+        self._bundle()
+        tags = None if self._tags is None else tuple(self._tags)
+        owed = Owed(tags, tuple(self._entries), tuple(self._unsure))
+        self._tags, self._entry_bytes = {}, 0
+        self._entries.clear()
+        self._unsure.clear()
+        return *encode(owed), owed.count
+
+    def take(self, fields: Mapping[str, Any], blob: memoryview, shift: Shift) -> int:
+        """Owe what a predecessor left; return how much.
+
+        Raises:
+            ValueError: it does not add up, and nothing was taken.
+        """
+        owed = decode(fields, blob, shift)
+        if owed.tags is None or owed.tags:
+            self.owe_tags(owed.tags)
+        for entry in owed.entries:
+            self.owe_entry(entry)
+        self._unsure.extend(owed.batches)
+        return owed.count
+
+    async def pay_windows(self, keys: Collection[str]) -> None:
+        """Tell Redis about these windows and buckets, before it is asked about them.
 
         Raises:
             StoreUnavailable: it is still owed.
         """
         owed = self._memory.windows.owed
+        self._bundle()
         while self._unsure:
             await self._send(self._unsure.popleft())
         mine = [key for key in keys if key in owed]
         if mine:
             await self._send(self._batch(mine))
+        buckets = [key for key in keys if key in self._memory.buckets.owed]
+        if buckets:
+            await self._drain(buckets)
 
     async def pay_cache(self) -> None:
         """Repeat the invalidations, before anything is read from the shared cache.
@@ -183,14 +216,15 @@ class Reconciler:
         await self.pay_windows(())
         windows = self._memory.windows.owed
         await self._in_batches(windows, lambda keys: self._send(self._batch(keys)))
+        await self._in_batches(self._memory.buckets.owed, self._drain)
         await self._in_batches(self._memory.claims.owed, self._write)
 
     def snapshot(self) -> ReconcileSnapshot:
         """Return numbers; no I/O."""
         return ReconcileSnapshot(
-            owed_keys=len(self._memory.windows.owed),
+            owed_keys=len(self._memory.windows.owed) + len(self._memory.buckets.owed),
             owed_records=len(self._memory.claims.owed),
-            unsure_batches=len(self._unsure),
+            unsure_batches=len(self._unsure) + -(-len(self._loose) // BATCH_KEYS),
             merged_keys=self._merged,
             written_records=self._written,
             forgiven=self._forgiven,
@@ -203,6 +237,19 @@ class Reconciler:
             if start:
                 await asyncio.sleep(PAUSE_S)
             await pay(todo[start : start + BATCH_KEYS])
+
+    def _bundle(self) -> None:
+        """Make batches of loose units."""
+        now_ms = self._memory.now_ms()
+        while self._loose:
+            tallies: list[Tally] = []
+            while self._loose and len(tallies) < BATCH_KEYS:
+                key, window_ms, units = self._loose.popleft()
+                ages_ms = [max(0, now_ms - opens_at_ms(counter + 1, window_ms) + 1) for counter, _ in units]
+                parts = [Part(age_ms, 0, count) for age_ms, (_, count) in zip(ages_ms, units, strict=True)]
+                tallies.append(Tally(key, window_ms, parts))
+            self._batches += 1
+            self._unsure.append(Batch(f"{self._process}:{self._batches}", tuple(tallies), now_ms, True))
 
     def _batch(self, keys: list[str]) -> Batch:
         """Take these keys off the list: from here on the batch carries what is owed for them."""
@@ -232,6 +279,19 @@ class Reconciler:
                 self._forgiven += len(self._unsure.popleft().tallies)
             raise
         self._merged += len(batch.tallies)
+
+    async def _drain(self, keys: list[str]) -> None:
+        buckets = self._memory.buckets
+        drained = buckets.hand_over(keys, self._memory.now_ms() * 1000)
+        if not drained:
+            return
+        try:
+            await self._remote.drain(drained)
+        except BaseException:
+            # It may have arrived; told twice it is stricter for a while, never laxer.
+            buckets.owe(drained)
+            raise
+        self._merged += len(drained)
 
     async def _write(self, keys: list[str]) -> None:
         claims = self._memory.claims

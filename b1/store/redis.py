@@ -5,6 +5,7 @@ It knows nothing of connections (the link does) and never answers from local sta
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,10 +31,12 @@ from b1.store.base import (
 )
 from b1.store.claims import Kept
 from b1.store.scripts import SCRIPTS
-from b1.store.tally import Batch
+from b1.store.tally import Batch, Drained
+from b1.store.terms import PLAIN, Offender, Terms
 from b1.store.versions import REDIS_BUCKETS, bucket_of, new_epoch
 
 _CHARGE_REPLY = 6
+_OFFENDER_REPLY = 3
 _CACHE_STATES = (CacheState.HIT, CacheState.CURRENT, CacheState.LEASED, CacheState.LOADING, CacheState.MISS)
 _PART = struct.Struct(">III")
 _U32_MOST = 2**32 - 1
@@ -78,31 +81,79 @@ class RedisStore:
         """How often the link has connected; another number means that the server may be another, or have lost data."""
         return self._link.snapshot().connects
 
-    async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
-        arguments: list[str | int | bytes] = [self._now(), 1 if commit else 0, len(charges), "", 0, "", ""]
-        keys = self._add_charges(arguments, charges)
-        return _spent(await self._run("enter", keys, arguments, 2 + _CHARGE_REPLY * len(charges)), len(charges))
+    async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
+        return (await self._decide(charges, None, terms, commit=commit)).spent
 
-    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
-        if read is None:
-            return Entered(await self.spend(charges), None)
-        what, lease_ms = "v" if read.key is None else "e", read.lease_ms
+    async def enter(
+        self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
+    ) -> Entered:
+        return await self._decide(charges, read, terms, commit=True)
+
+    async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
+        windows = [charge for charge in charges if charge.kind == "window"]
+        others = [charge for charge in charges if charge.kind != "window"]
+        calls = []
+        if windows:
+            arguments: list[Any] = [self._now()]
+            for charge in windows:
+                arguments += charge.window_ms, charge.cost
+            calls.append(self._link.script("refund", [self.prefix + charge.key for charge in windows], arguments))
+        if others:
+            arguments = [self._now(), holder]
+            for charge in others:
+                arguments += charge.kind[0], charge.quota, charge.window_ms, charge.cost, charge.depth
+            calls.append(self._link.script("give_back", [self.prefix + charge.key for charge in others], arguments))
+        if len(calls) == 1:
+            await calls[0]
+        else:  # together: the link sends what is asked for in one turn of the loop in one write
+            await asyncio.gather(*calls)
+
+    async def _decide(
+        self, charges: Sequence[Charge], read: CacheRead | None, terms: Terms | None, *, commit: bool
+    ) -> Entered:
+        """Run `enter`, or `decide` where more than plain windows are asked about."""
+        terms = terms or PLAIN
+        is_plain = terms is PLAIN and not any(charge.kind != "window" for charge in charges)
+        what = "" if read is None else "v" if read.key is None else "e"
+        count, offender = len(charges), terms.offender
         arguments: list[str | int | bytes] = [
-            self._now(), 1, len(charges), what, lease_ms, new_epoch(), read.held or "",
+            self._now(), 0 if not commit else 2 if terms.is_forced else 1, count, what,
+            0 if read is None else read.lease_ms, "" if read is None else new_epoch(), (read and read.held) or "",
         ]  # fmt: skip
-        keys = self._add_charges(arguments, charges)
-        keys += self._cache_keys(read.key or "")
-        arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in read.tags]
-        count = len(charges)
-        reply = await self._run("enter", keys, arguments, 2 + _CHARGE_REPLY * count)
-        spent = _spent(reply, count)
-        return Entered(spent, _cache_answer(reply[2 + _CHARGE_REPLY * count :]) if spent.allowed else None)
+        keys = [self.prefix + charge.key for charge in charges]
+        least = 2 + _CHARGE_REPLY * count
+        if is_plain:
+            for charge in charges:
+                arguments += charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
+        else:
+            about = _about(offender)
+            arguments += terms.holder, len(about)
+            for charge in charges:
+                arguments += charge.kind[0], charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
+                arguments.append(charge.depth)
+            arguments += about
+            if offender is not None:
+                keys.append(self.prefix + offender.key)
+                least += _OFFENDER_REPLY
+        if read is not None:
+            keys += self._cache_keys(read.key or "")
+            arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in read.tags]
+        reply = await self._run("enter" if is_plain else "decide", keys, arguments, least)
+        spent = _spent(reply, count, has_offender=offender is not None)
+        has_read = read is not None and spent.allowed
+        return Entered(spent, _cache_answer(reply[least:]) if has_read else None)
 
-    async def refund(self, charges: Sequence[Charge]) -> None:
+    async def drain(self, drained: Sequence[Drained]) -> None:
+        """Take from buckets what was taken elsewhere."""
         arguments: list[str | int] = [self._now()]
-        for charge in charges:
-            arguments += charge.window_ms, charge.cost
-        await self._link.script("refund", [self.prefix + charge.key for charge in charges], arguments)
+        for bucket in drained:
+            arguments += bucket.owed_us, bucket.left_us, bucket.most_us
+        await self._link.script("drain", [self.prefix + bucket.key for bucket in drained], arguments)
+
+    async def be_present(self, process: str, *, for_ms: int) -> int:
+        """Say that this process shares the server, 0: no longer; return how many do."""
+        reply = await self._link.script("present", [self.prefix + "store:processes"], [self._now(), process, for_ms])
+        return reply if isinstance(reply, int) else 1
 
     async def store_if_unchanged(
         self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
@@ -189,11 +240,6 @@ class RedisStore:
             latency_ms=link.latency_ms,
         )
 
-    def _add_charges(self, arguments: list[str | int | bytes], charges: Sequence[Charge]) -> list[str]:
-        for charge in charges:
-            arguments += charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
-        return [self.prefix + charge.key for charge in charges]
-
     def _cache_keys(self, key: str) -> list[str]:
         entry = self.prefix + key
         return [self.prefix + "cache:versions", entry, entry + ":lease"]
@@ -212,12 +258,22 @@ class RedisStore:
         return "" if self._fixed_now_ms is None else self._fixed_now_ms()
 
 
-def _spent(reply: list[Any], count: int) -> Spent:
+def _about(offender: Offender | None) -> list[int]:
+    if offender is None:
+        return []
+    rule = offender.rule
+    return [
+        offender.strikes, offender.knocks, rule.threshold, rule.decay_ms, rule.forget_ms, rule.apart_ms, *rule.blocks_ms,
+    ]  # fmt: skip
+
+
+def _spent(reply: list[Any], count: int, *, has_offender: bool) -> Spent:
     balances = tuple(
         Balance(reply[at] == 1, *reply[at + 1 : at + _CHARGE_REPLY])
         for at in range(2, 2 + _CHARGE_REPLY * count, _CHARGE_REPLY)
     )
-    return Spent(reply[0] == 1, reply[1], balances)
+    after = 2 + _CHARGE_REPLY * count
+    return Spent(reply[0] == 1, reply[1], balances, Penalty(*reply[after : after + 3]) if has_offender else None)
 
 
 def _cache_answer(reply: list[Any]) -> CacheAnswer:

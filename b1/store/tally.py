@@ -1,4 +1,4 @@
-"""What is told to Redis about limits after it was away: windows in portable form, in batches that count once."""
+"""What is told to Redis after it was away: windows in portable form, in batches that count once, and ring entries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,32 @@ class Tally(NamedTuple):
     key: str
     window_ms: int
     parts: list[Part]
+
+
+class Drained(NamedTuple):
+    """A bucket that was taken from here.
+
+    Attributes:
+        owed_us: what was taken here and has not flowed back.
+        left_us: until it is full here.
+        most_us: until an empty one is full.
+    """
+
+    key: str
+    owed_us: int
+    left_us: int
+    most_us: int
+
+
+class OwedEntry(NamedTuple):
+    """An entry of a replay ring that was appended here."""
+
+    stream: str
+    id: int
+    data: bytes
+    keep: int
+    keep_bytes: int
+    ttl_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ class Timetable:
         else:
             keys.append(key)
 
+    def file_all(self, keys: list[str], at_ms: int) -> None:
+        """Have all of `keys` come due at or just after `at_ms`."""
+        if keys:
+            self.file(keys[0], at_ms)
+            self._filed[at_ms // self._tick_ms + 1] += keys[1:]
+
     def take(self, now_ms: int) -> str | None:
         """Take out one key that is due, or None."""
         if not self._ticks or now_ms < self.next_ms:

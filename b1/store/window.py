@@ -61,6 +61,18 @@ class Window:
     def __repr__(self) -> str:
         return f"Window(total={self.total}, counters={len(self.counters) // 2}, window_ms={self.window_ms})"
 
+    @classmethod
+    def restored(cls, window_ms: int, counters: array[int], total: int) -> Window:
+        """Return a window with these counters; `total` is the sum of their units."""
+        window = cls.__new__(cls)  # thousands are made at once; __init__ would make as many arrays for nothing
+        window.window_ms = window_ms
+        window.counters = counters
+        window.total = total
+        window.is_mirror = False
+        window._seam = _NO_SEAM
+        window._seam_units = 0
+        return window
+
     def copy(self) -> Window:
         """Return an independent window with the same units."""
         twin = Window(self.window_ms)
@@ -75,6 +87,33 @@ class Window:
         self.window_ms = window_ms
         self.is_mirror = False
         self._seam = _NO_SEAM
+
+    def is_due(self, now_ms: int) -> bool:
+        """Say whether `advance` has anything to do."""
+        counters = self.counters
+        if not counters:
+            return False
+        current = now_ms * 60 // self.window_ms
+        return counters[0] < current - 60 or counters[-2] - current >= COUNTERS
+
+    def add_at_once(self, units: int, now_ms: int) -> bool:
+        """Count `units` now if the newest counter is the one for it; False, and nothing, when it is not."""
+        counters = self.counters
+        if not counters or counters[-2] < now_ms * 60 // self.window_ms:
+            return False
+        counters[-1] += units
+        self.total += units
+        return True
+
+    @property
+    def known(self) -> int:
+        """Units before the seam: what Redis had counted when it was last heard."""
+        if self._seam == _NO_SEAM:
+            return self.total
+        since = self.total_since(self._seam)
+        # What is left of the units at the seam is known; they leave the window with their counter.
+        at_seam = self._seam_units if since and self._seam in self.counters[::2] else 0
+        return self.total - since + at_seam
 
     def advance(self, now_ms: int) -> None:
         """Drop the units that left the window by `now_ms`."""
@@ -121,6 +160,37 @@ class Window:
             self._seam, self._seam_units = counters[-2], counters[-1]
         else:
             self._seam, self._seam_units = current, 0
+
+    @property
+    def seam(self) -> tuple[int, int]:
+        """The counter at which the seam is, below 0 for none, and the units in it that Redis knows."""
+        return self._seam, self._seam_units
+
+    def set_seam(self, counter: int, units: int) -> None:
+        """Put the seam where another process had it."""
+        self._seam, self._seam_units = counter, units
+
+    def merge(self, counters: array[int]) -> None:
+        """Count the units of another window of the same length too."""
+        merged = dict(zip(self.counters[::2], self.counters[1::2], strict=True))
+        for counter, units in zip(counters[::2], counters[1::2], strict=True):
+            merged[counter] = merged.get(counter, 0) + units
+        self.counters = array("q", [number for pair in sorted(merged.items()) for number in pair])
+        self.total = sum(merged.values())
+
+    def merge_owed(self, counters: array[int]) -> list[tuple[int, int]]:
+        """Count the units of another window, which Redis has not; return those that the seam cannot tell apart.
+
+        Args:
+            counters: of a window of the same length, not empty.
+        """
+        first = counters[0]
+        if self._seam == _NO_SEAM and (not self.counters or self.counters[-2] <= first):
+            known = self.counters[-1] if self.counters and self.counters[-2] == first else 0
+            self._seam, self._seam_units = first, known
+        self.merge(counters)
+        pairs = zip(counters[::2], counters[1::2], strict=True)
+        return [pair for pair in pairs if self._seam == _NO_SEAM or pair[0] < self._seam]
 
     def close_seam(self) -> None:
         """Redis knows all of it now."""

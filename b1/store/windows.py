@@ -12,9 +12,14 @@ windows Redis does not fully know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 
+from b1.store.balance import balance_of, share_of
 from b1.store.base import Balance, Charge
+from b1.store.passed import NEWS
 from b1.store.timetable import FILING_BYTES, Timetable
 from b1.store.window import Part, Window
 
@@ -49,6 +54,12 @@ class Windows:
         """How many spends went to an overflow window because there was no room."""
         self.owed: dict[str, None] = {}
         """Keys whose windows hold units that Redis has to be told of; see `mirror` and `hand_over`."""
+        self.news: dict[str, Window] | None = None
+        """What was counted here since `watch`, by key; None when nobody asked."""
+        self.unnoted = 0
+        """Spends that `news` had no room for."""
+        # Nobody may aim at another caller's overflow window. It passes to a successor, so that the same keys share.
+        self.salt = os.urandom(16)
         self._windows: dict[str, Window] = {}
         self._overflow = 0  # how many of them are overflow windows
         self._policy_bytes: dict[str, int] = {}
@@ -66,32 +77,63 @@ class Windows:
         )
 
     def spend(
-        self, charges: Sequence[Charge], now_ms: int, *, commit: bool, is_stand_in: bool = False
+        self,
+        charges: Sequence[Charge],
+        now_ms: int,
+        *,
+        commit: bool,
+        is_stand_in: bool = False,
+        is_forced: bool = False,
+        share: int = 1,
     ) -> tuple[bool, tuple[Balance, ...]]:
-        """Take from all charges or from none; a stand-in for Redis notes what it owes."""
+        """Take from all charges or from none.
+
+        Args:
+            is_stand_in: for Redis; what it owes is noted.
+            is_forced: take it whether it fits or not.
+            share: how many processes stand in; each has its part of what was left.
+        """
         if now_ms >= self._timetable.next_ms:
             self.reap(now_ms, _REAP_PER_SPEND)
         allowed = True
         found = []
         for charge in charges:
-            window = self._find(charge)
-            if window is None:
-                fits = charge.cost <= charge.quota
-            else:
-                before = len(window.counters)
-                window.advance(now_ms)
-                self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
-                fits = window.total + charge.cost <= charge.quota
+            window = self._windows.get(charge.key)
+            if window is None or window.window_ms != charge.window_ms:
+                window = self._find(charge)
+            used = 0
+            if window is not None:
+                if window.is_due(now_ms):
+                    self._advance(window, now_ms)
+                used = window.total
+            if share > 1:
+                charge = share_of(charge, window, share)
+            fits = used + charge.cost <= charge.quota
             if not fits and not charge.shadow:
                 allowed = False
             found.append((charge, window, fits))
-        takes = allowed and commit
+        if is_forced:
+            allowed = True
+        # What needs no more than a larger number: nobody is told, and the counter is there.
+        is_simple = not is_stand_in and self.news is None
         balances = []
         for charge, window, fits in found:
-            if takes and fits and charge.cost:
-                window = self._add(charge, now_ms, is_stand_in=is_stand_in)
-            balances.append(_balance(charge, window, fits, now_ms))
+            if allowed and commit and charge.cost and (fits or is_forced):
+                fits = True
+                if not (
+                    is_simple
+                    and window is not None
+                    and charge.key in self._windows
+                    and window.add_at_once(charge.cost, now_ms)
+                ):
+                    window = self._add(charge, now_ms, is_stand_in=is_stand_in)
+            balances.append(balance_of(charge, window, fits, now_ms))
         return allowed, tuple(balances)
+
+    def _advance(self, window: Window, now_ms: int) -> None:
+        before = len(window.counters)
+        window.advance(now_ms)
+        self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
 
     def refund(self, charges: Sequence[Charge], now_ms: int) -> None:
         """Give each charge's cost back, newest units first."""
@@ -99,10 +141,13 @@ class Windows:
             window = self._find(charge)
             if window is None:
                 continue
+            self._advance(window, now_ms)
             before = len(window.counters)
-            window.advance(now_ms)
             window.take_back(charge.cost)
             self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+            noted = self.news.get(self._key_of(charge.key)) if self.news else None
+            if noted is not None:
+                noted.take_back(charge.cost)
 
     def mirror(self, charge: Charge, used: int, spent: int, now_ms: int) -> None:
         """Follow what Redis counts: `used` units now, `spent` of them by this call.
@@ -137,12 +182,12 @@ class Windows:
     def hand_over(self, key: str, now_ms: int) -> tuple[int, list[Part]] | None:
         """Return the window's length and units for Redis, and take it off the list; None when there is nothing."""
         self.owed.pop(key, None)
+        if self.news is not None:
+            self.news.pop(key, None)
         window = self._windows.get(key)
         if window is None:
             return None
-        before = len(window.counters)
-        window.advance(now_ms)
-        self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+        self._advance(window, now_ms)
         parts = window.parts(now_ms)
         window.close_seam()
         return (window.window_ms, parts) if window.total else None
@@ -160,11 +205,86 @@ class Windows:
             else:
                 self._forget(key, window)
 
+    def watch(self) -> None:
+        """Note from now on, apart, what is counted here."""
+        self.news = {}
+
+    def items(self) -> Iterator[tuple[str, Window]]:
+        """Return keys and windows; for use between two awaits."""
+        return iter(self._windows.items())
+
+    def get(self, key: str) -> Window | None:
+        """Return the window of exactly this key."""
+        return self._windows.get(key)
+
+    def receive(
+        self, key: str, window_ms: int, counters: array[int], total: int, now_ms: int, *, is_owed: bool = False
+    ) -> list[tuple[int, int]] | None:
+        """Count what another process has counted.
+
+        Args:
+            total: sum of the units in `counters`.
+            is_owed: Redis has not counted these units.
+
+        Returns:
+            The owed units that this table cannot keep apart from those that Redis has; None when nothing was taken,
+            for want of room or because the key has a window of another length.
+        """
+        window = self._windows.get(key)
+        if window is None:
+            size = KEY_BYTES + len(key) + len(counters) * (COUNTER_BYTES // 2)
+            if self.held_bytes + size > self.limit_bytes:
+                return None
+            window = Window.restored(window_ms, counters, total)
+            self._overflow += _OVERFLOW_MARK in key
+            self._keep(key, window, now_ms)
+            if is_owed:
+                window.set_seam(counters[0], 0)
+                self.owed[key] = None
+            return []
+        if window.window_ms != window_ms:
+            return None
+        before = len(window.counters)
+        rest: list[tuple[int, int]] = []
+        if is_owed:
+            rest = window.merge_owed(counters)
+            self.owed[key] = None
+        else:
+            window.merge(counters)
+        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+        return rest
+
+    def restore(self, rows: list[tuple[str, int, array[int], int]], now_ms: int) -> bool:
+        """Do what `receive` does with many new keys at once, twice as fast; False, and nothing, when it cannot.
+
+        Args:
+            rows: key, window_ms, counters and their sum.
+        """
+        size = sum([KEY_BYTES + len(row[0]) + len(row[2]) * (COUNTER_BYTES // 2) for row in rows])
+        windows = self._windows
+        if self.held_bytes + size > self.limit_bytes or any(row[0] in windows for row in rows):
+            return False
+        filed: dict[int, list[str]] = {}
+        for key, window_ms, counters, total in rows:
+            windows[key] = Window.restored(window_ms, counters, total)
+            policy = key.rpartition(":")[0]
+            self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + KEY_BYTES + len(key)
+            if window_ms in filed:
+                filed[window_ms].append(key)
+            else:
+                filed[window_ms] = [key]
+            if _OVERFLOW_MARK in key:
+                self._overflow += 1
+        for window_ms, keys in filed.items():
+            self._timetable.file_all(keys, _last_look_ms(now_ms, window_ms))
+        self.held_bytes += size
+        return True
+
     def _find(self, charge: Charge) -> Window | None:
         """Return the window that counts the key, its own or a shared one; None where nothing of use is counted."""
         window = self._windows.get(charge.key)
         if window is None and self._overflow:
-            window = self._windows.get(_overflow_key(charge.key))
+            window = self._windows.get(self._overflow_key(charge.key))
         # What was counted for another window length says nothing about this one.
         return window if window is not None and window.window_ms == charge.window_ms else None
 
@@ -180,14 +300,34 @@ class Windows:
             self.owed[charge.key] = None
         window.add(charge.cost, now_ms, may_grow=self.held_bytes < self.limit_bytes)
         self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+        if self.news is not None:
+            self._note(self.news, charge, now_ms)
         return window
+
+    def _note(self, news: dict[str, Window], charge: Charge, now_ms: int) -> None:
+        key = self._key_of(charge.key)
+        noted = news.get(key)
+        if noted is None or noted.window_ms != charge.window_ms:
+            if len(news) >= NEWS:
+                self.unnoted += 1
+                return
+            noted = news[key] = Window(charge.window_ms)
+        noted.advance(now_ms)
+        noted.add(charge.cost, now_ms)
+
+    def _key_of(self, key: str) -> str:
+        return key if key in self._windows else self._overflow_key(key)
+
+    def _overflow_key(self, key: str) -> str:
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=1, key=self.salt).digest()
+        return f"{key.rpartition(':')[0]}{_OVERFLOW_MARK}{digest[0] % OVERFLOW_WINDOWS}"
 
     def _open(self, charge: Charge, now_ms: int) -> Window:
         """Make a window for a key that has none, or find the one it has to share."""
         key = charge.key
         if not self._has_room(key):
             self.reap(now_ms, _REAP_WHEN_FULL)
-        shared_key = _overflow_key(key)
+        shared_key = self._overflow_key(key)
         shared = self._windows.get(shared_key) if self._overflow else None
         if self._has_room(key):
             return self._keep(key, Window(charge.window_ms) if shared is None else shared.copy(), now_ms)
@@ -202,7 +342,7 @@ class Windows:
         self._windows[key] = window
         self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + size
         self.held_bytes += size + len(window.counters) * (COUNTER_BYTES // 2)
-        self._timetable.file(key, now_ms + window.window_ms + window.window_ms // 60 + 1)
+        self._timetable.file(key, _last_look_ms(now_ms, window.window_ms))
         return window
 
     def _has_room(self, key: str) -> bool:
@@ -226,22 +366,6 @@ class Windows:
             del self._policy_bytes[policy]
 
 
-def _overflow_key(key: str) -> str:
-    # str hashes are salted per process, so nobody can aim at another caller's overflow window.
-    return f"{key.rpartition(':')[0]}{_OVERFLOW_MARK}{hash(key) % OVERFLOW_WINDOWS}"
-
-
-def _balance(charge: Charge, window: Window | None, fits: bool, now_ms: int) -> Balance:
-    used = 0 if window is None else window.total
-    if window is None or used == 0:
-        return Balance(fits, 0, charge.quota, 0 if fits else -1, 0, 0)
-    remaining = charge.quota - used
-    retry_ms = 0
-    if not fits:
-        excess = used + charge.cost - charge.quota
-        retry_ms = -1 if charge.cost > charge.quota else window.freed_at_ms(excess) - now_ms
-    if remaining > 0:
-        return Balance(fits, used, remaining, retry_ms, 0, window.ends_at_ms() - now_ms)
-    # More than the quota is counted after a quota was lowered: the first unit comes back when the excess has gone.
-    renew_ms = window.freed_at_ms(1 - remaining) - now_ms if charge.quota else 0
-    return Balance(fits, used, 0, retry_ms, renew_ms, window.ends_at_ms() - now_ms)
+def _last_look_ms(now_ms: int, window_ms: int) -> int:
+    """Return when what is counted until now has left the window."""
+    return now_ms + window_ms + window_ms // 60 + 1

@@ -5,11 +5,11 @@
 """
 
 from b1.clock import ManualClock
-from b1.testing import caches, claims, limits, penalties, streams
+from b1.testing import buckets, caches, claims, leases, limits, offenders, penalties, streams
 from b1.testing.harness import StoreCheck, StoreHarness, checks
 
 # Each module adds its checks when it is imported.
-_PARTS = (limits, claims, caches, penalties, streams)
+_PARTS = (limits, buckets, leases, claims, caches, penalties, offenders, streams)
 
 store_contract: tuple[StoreCheck, ...] = tuple(
     check for part in _PARTS for check in checks if check.__module__ == part.__name__

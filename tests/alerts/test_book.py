@@ -111,6 +111,8 @@ def test_a_clock_that_was_set_back_does_not_end_or_prolong_a_cooldown_beyond_its
     one.resolve("B1MemoryHigh", {}, NOW + 1)
     one.fire(alert(), NOW - 10_000)
     assert one.next_due_s(NOW - 10_000) == 300
+    assert one.due(NOW - 9_701) == []
+    assert [told(change) for change in one.due(NOW - 9_700)] == [True]
 
 
 def test_a_successor_ends_what_its_predecessor_told_and_keeps_the_beginning() -> None:

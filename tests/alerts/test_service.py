@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from b1.alerts import Alert, AlertOptions, Alerts, MemoryAlerts
 from b1.clock import Clock, ManualClock, SystemClock
-from b1.governor import Level
+from b1.governor import GovernorOptions, Level
 from tests.alerts.receiver import (
     HANG,
     answer,
@@ -21,6 +21,7 @@ from tests.alerts.receiver import (
     until,
 )
 from tests.alerts.receiver import state_dir as state_dir
+from tests.governor.fakes import Bench, FakeMeter, Holder
 
 MIB = 1024**2
 
@@ -29,6 +30,7 @@ MIB = 1024**2
 class Reading:
     used_bytes: int
     limit_bytes: int = 1750 * MIB
+    report_path: str | None = None
 
 
 def at(percent: int) -> Reading:
@@ -80,6 +82,49 @@ async def test_a_memory_alert_carries_level_bytes_and_limit() -> None:
         "limit": str(1750 * MIB),
         "report": "/tmp/b1/memory.json",
     }
+
+
+async def test_the_critical_alert_says_where_the_report_lies_and_the_end_repeats_it() -> None:
+    async with receiving() as receiver:
+        alerts = await started(fast_options(receiver.url))
+        memory = MemoryAlerts(alerts)
+        memory.on_level(Level.NORMAL, Level.CRITICAL, replace(at(92), report_path="/tmp/b1/memory-1.json"))
+        await receiver.wait_for(2)
+        memory.on_level(Level.CRITICAL, Level.HIGH, at(82))
+        requests = await receiver.wait_for(3)
+        await alerts.aclose()
+    reports = [request.document["commonAnnotations"].get("report") for request in requests]
+    assert ["/tmp/b1/memory-1.json", None, "/tmp/b1/memory-1.json"] == reports
+
+
+def test_the_critical_memory_alert_cleans_up_once_and_no_other_alert_does() -> None:
+    alerts = Alerts(fast_options(None), ManualClock())
+    cleaned: list[int] = []
+    memory = MemoryAlerts(alerts, clean_up=lambda: cleaned.append(1))
+    alerts.fire("LedgerOutOfBalance", "critical", "")
+    memory.on_level(Level.NORMAL, Level.HIGH, at(82))
+    assert [] == cleaned
+    for level in (Level.CRITICAL, Level.EMERGENCY, Level.CRITICAL):
+        memory.on_level(Level.HIGH, level, at(92))
+    assert [1] == cleaned
+    memory.on_level(Level.CRITICAL, Level.HIGH, at(82))
+    memory.on_level(Level.HIGH, Level.CRITICAL, at(92))  # within the cool-down: nobody is told, and it is done again
+    assert [1, 1] == cleaned
+
+
+async def test_the_governor_the_alert_and_the_clean_up_together(tmp_path: Path, clock: ManualClock) -> None:
+    meter = FakeMeter()
+    bench = Bench(clock, meter, GovernorOptions(ballast_bytes=0, reports_dir=tmp_path))
+    holder = Holder("cache", 40, meter=meter)
+    bench.governor.register(holder)
+    alerts = Alerts(fast_options(None), clock)
+    bench.governor.on_level(MemoryAlerts(alerts, clean_up=bench.governor.clean_up).on_level)
+    told: list[str] = []
+    alerts.on_alert("critical")(lambda alert: told.append(alert.annotations["report"]))
+    await bench.at(92)
+    assert (0, 1) == (holder.held, bench.governor.snapshot().reclaims)
+    assert [str(path) for path in tmp_path.iterdir()] == told
+    await alerts.aclose()
 
 
 async def test_a_jump_to_critical_tells_the_critical_one_first() -> None:

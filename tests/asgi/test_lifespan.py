@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -22,10 +22,16 @@ class Services:
         self.log = log
         self._failing = failing
 
+    def join(self, server: Mapping[str, Any]) -> None:
+        self.log += server.get("b1.succession", [])
+
     async def start(self) -> None:
         self.log.append("our start")
         if self._failing:
             raise RuntimeError("the slot folder cannot be used")
+
+    async def take_over(self) -> None:
+        self.log.append("taken over")
 
     def mark_ready(self) -> None:
         self.log.append("ready")
@@ -86,13 +92,13 @@ async def live(
 
 
 WHOLE_LIFE = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-OURS_ALONE = ["our start", "ready", "serving", "our end"]
+OURS_ALONE = ["our start", "taken over", "ready", "serving", "our end"]
 
 
 async def test_our_services_start_before_the_application_and_stop_after_it() -> None:
     log: list[str] = []
     assert await live(fastapi_app(log), log) == WHOLE_LIFE
-    assert log == ["our start", "its start", "ready", "serving", "its end", "our end"]
+    assert log == ["our start", "its start", "taken over", "ready", "serving", "its end", "our end"]
 
 
 class TestApplicationsWithoutALifespan:
@@ -178,3 +184,9 @@ async def test_the_servers_word_that_a_stop_has_begun_is_watched() -> None:
     log: list[str] = []
     await live(fastapi_app(log), log, state={"b1.stopping": asyncio.Event()})
     assert log.index("watched") == log.index("ready") + 1
+
+
+async def test_the_succession_is_known_before_our_start() -> None:
+    log: list[str] = []
+    await live(fastapi_app(log), log, state={"b1.succession": ["joined"]})
+    assert ["joined", "our start", "its start", "taken over", "ready"] == log[:5]

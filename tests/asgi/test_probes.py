@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from b1.asgi.context import RequestContext
-from b1.asgi.endpoints.health import Health, State, not_ready_reason, overall
+from b1.asgi.endpoints.health import Health, LastReplacement, State, Workers, not_ready_reason, overall
 from b1.asgi.limits import policies_by_method
 from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints
 from b1.db import Database, DatabaseOptions
+from b1.governor import Reclaimed, Step
 from b1.host import read_host
 from b1.identity.identity import principal_from_claims
 from b1.limiter import DEFAULT_POLICIES
@@ -133,6 +135,78 @@ class TestDetailed:
         parts = self.report(REDIS_AWAY)["components"]
         assert parts["redis"]["status"] == "degraded"
         assert parts["rate_limiter"] == {"status": "degraded", "mode": "local"}
+
+    def test_memory_says_where_the_limit_comes_from_what_presses_and_what_was_given_back(self) -> None:
+        memory = replace(
+            STATE.memory,
+            limit_source="cgroup v2",
+            time_to_limit_s=12.345,
+            promoted_by="stalls",
+            stall_some=11.5,
+            stall_full=0.0,
+            swap_in_pages_per_s=3.0,
+            ballast_bytes=8,
+            held=(("cache.l1", 7),),
+            report="memory-1.json",
+            report_path="/state/memory-1.json",
+            last_reclaim=Reclaimed("high", 1_750_000_000.0, 100, 50, (Step("trim", 40, 0.0021),), 0.0003, True, 0.01),
+        )
+        report = self.report(replace(STATE, memory=memory))
+        shown = report["memory"]
+        assert ("cgroup v2", 12.3, "stalls", 8) == (
+            shown["source"],
+            shown["time_to_limit_s"],
+            shown["promoted_by"],
+            shown["ballast_bytes"],
+        )
+        assert {"some_avg10": 11.5, "full_avg10": 0.0, "swap_in_pages_per_s": 3.0} == shown["pressure"]
+        assert {"trim": {"returned_bytes": 40, "took_ms": 2.1}} == shown["last_reclaim"]["steps"]
+        assert (50, 40) == (shown["last_reclaim"]["evicted_bytes"], shown["last_reclaim"]["returned_bytes"])
+        assert {"cache.l1": 7} == shown["held"]
+        assert "memory-1.json" not in json.dumps(report)  # strangers read this page
+
+    def test_the_ends_of_workers_and_their_replacements_are_shown(self) -> None:
+        last = LastReplacement("handover", "memory", 0.02, 1_750_000_000.0)
+        workers = Workers({"clean": 2, "killed": 1}, {("handover", "memory"): 2}, last, is_tripped=True)
+        part = self.report(replace(STATE, workers=workers))["components"]["api_gateway"]
+        assert ("degraded", 2, {"clean": 2, "killed": 1}) == (
+            part["status"],
+            part["workers"]["replacements"],
+            part["workers"]["endings"],
+        )
+        assert {"kind": "handover", "reason": "memory", "pause_s": 0.02, "at": "2025-06-15T15:06:40Z"} == part[
+            "workers"
+        ]["last_replacement"]
+        assert "workers" not in self.report()["components"]["api_gateway"]
+
+    def test_guardrails_count_refusals_and_say_when_nobody_takes_the_alerts(self) -> None:
+        gone = replace(STATE.alerts, has_receiver=True, is_disabled=True, dropped=3)
+        part = self.report(replace(STATE, alerts=gone, refusals={"HEADERS_TOO_LARGE": 4}))["components"]["guardrails"]
+        assert ("degraded", "gone", 3, {"HEADERS_TOO_LARGE": 4}) == (
+            part["status"],
+            part["alert_receiver"],
+            part["alerts_dropped"],
+            part["refused_by_protocol"],
+        )
+        assert "none" == self.report()["components"]["guardrails"]["alert_receiver"]
+
+    def test_the_drafts_checks_observe_values_with_units(self) -> None:
+        report = Health(lambda: at_level("critical", 4)).draft()[1]
+        assert {"status", "version", "releaseId", "checks", "performance", "budgets"} == {*report}
+        [ratio] = report["checks"]["memory:utilization"]
+        assert {
+            "componentType": "system",
+            "observedValue": 0.1,
+            "observedUnit": "ratio",
+            "status": "warn",
+            "time": "2025-06-15T15:06:40Z",
+        } == ratio
+        assert 3 == report["checks"]["postgres:connections"][0]["observedValue"]
+        assert 0.4 == report["checks"]["redis:responseTime"][0]["observedValue"]
+        statuses = {one["status"] for checks in report["checks"].values() for one in checks}
+        assert statuses <= {"pass", "warn", "fail"}
+        for component in self.report()["components"]:
+            assert component in report["checks"]
 
     def test_the_drafts_shape_says_pass_warn_fail(self) -> None:
         status, report = Health(lambda: POSTGRES_LOST).draft()

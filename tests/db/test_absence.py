@@ -108,7 +108,7 @@ async def test_a_doubt_ends_with_an_answer_on_a_connection_we_have(
     database = make_database(postgres_url, connections=1)
     await database.start()
     assert await database.fetchval("select 1") == 1
-    database._pool.suspect()  # as after a query that nobody answered; no slot is free for another connection
+    database._pool.errands.suspect()  # as after a query that nobody answered; no slot is free for another connection
     with pytest.raises(DatabaseUnavailable):
         await database.fetchval("select 1")
     await until(lambda: database.snapshot().connected)

@@ -1,6 +1,7 @@
 """Reports are ours alone, five at most, and never on a network share."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -33,26 +34,50 @@ def test_the_nearest_mount_is_the_one_below_a_folder(tmp_path: Path, folder: str
 
 def test_nothing_is_written_to_a_share(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cifs share; set B1_STATE_DIR"):
-        Reports(Path("/home/b1-never-made"), root=machine(tmp_path)).write({}, wall_s=0)
+        Reports(Path("/home/b1-never-made"), root=machine(tmp_path)).write({}, Path("/home/b1-never-made/x"))
+
+
+def test_what_can_be_written_is_known_without_writing(tmp_path: Path) -> None:
+    Reports(tmp_path / "not" / "made" / "yet").check()
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot be written to"):
+        Reports(tmp_path / "file").check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        Reports(tmp_path).check()
 
 
 def test_the_newest_five_are_kept(tmp_path: Path) -> None:
     reports = Reports(tmp_path / "state")
-    paths = [reports.write({"number": number}, wall_s=1000.0 + number) for number in range(8)]
+    paths = [reports.write({"number": number}, reports.path_at(1000.0 + number)) for number in range(8)]
     assert paths[-5:] == sorted((tmp_path / "state").iterdir())
     assert [3, 4, 5, 6, 7] == [json.loads(path.read_text())["number"] for path in paths[-5:]]
 
 
+def test_a_clock_that_was_set_back_does_not_cost_the_newest(tmp_path: Path) -> None:
+    reports = Reports(tmp_path)
+    for number in range(5):
+        reports.write({}, reports.path_at(5000.0 + number))
+    newest = reports.write({"newest": True}, reports.path_at(1000.0))
+    assert (True, 5) == (newest.exists(), len(list(tmp_path.iterdir())))
+
+
 def test_only_we_may_read_them(tmp_path: Path) -> None:
-    path = Reports(tmp_path / "state").write({}, wall_s=0)
+    reports = Reports(tmp_path / "state")
+    path = reports.write({}, reports.path_at(0))
     assert (0o600, 0o700) == (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode))
 
 
 def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
     reports = Reports(tmp_path)
-    path = reports.write({"number": 1}, wall_s=5)
+    path = reports.write({"number": 1}, reports.path_at(5))
     path.with_suffix(".part").write_text("torn")
-    assert path == reports.write({"number": 2}, wall_s=5)
+    assert path == reports.write({"number": 2}, reports.path_at(5))
     assert [path] == list(tmp_path.iterdir())
 
 

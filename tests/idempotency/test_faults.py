@@ -91,8 +91,11 @@ def lose_the_answer_to(database: Database, statement: str, *, arrives: bool) -> 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._lease, name)
 
+        async def execute_as(self, query: str, like: str) -> str:
+            return await self.execute(query)
+
         async def execute(self, query: str, *args: Any) -> str:
-            if query != statement or broken:
+            if not query.endswith(statement) or broken:
                 return str(await self._lease.execute(query, *args))
             broken.append(query)
             await self._lease.execute(query if arrives else "ROLLBACK", *args)

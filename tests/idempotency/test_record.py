@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b1.errors import StoreUnavailable
-from b1.idempotency.record import Outcome, Record, Unstored, decode, encode, entity_of, storable_headers
+from b1.idempotency.headers import storable_headers
+from b1.idempotency.record import Outcome, Record, Unstored, decode, encode, entity_of
 from b1.units import KIB, MIB
 
 NAMES = st.sampled_from([b"content-type", b"location", b"etag", b"link"])

@@ -1,102 +1,150 @@
-"""Clients that repeat until they are answered, while the worker is killed and Redis is flushed: one effect per key."""
+"""One effect per key and one answer for it, whatever is killed, frozen or emptied meanwhile.
+
+The accidents are the benchmark's own run, shortened; benchmarks/idempotency_kill.py makes the long one.
+"""
 
 from __future__ import annotations
 
-import http.client
+import asyncio
+import json
 import os
-import signal
-import time
-import uuid
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.real.client import EXPENSE, Answer, Client
-from tests.real.counting import statuses
+from tests.real.doomed import POINTS
 from tests.real.server import Started
-from tests.server.running import wait_for
-from tests.servers import RedisServer
 
 pytestmark = pytest.mark.real
 
-KEYS = 200
-ACCIDENTS_AFTER = (30, 100)  # answers
-AGAIN_S = 0.05
-PATIENCE_S = 60.0
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "idempotency_kill.py"
+LIMIT_S = 110
+DUPLICATES = 1000
+LINGER_S = 1.0
+SAMPLE_S = 0.005
+MOST_CONNECTIONS_OF_ONE_KEY = 1
+IN_TRANSACTION = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE datname = $1 AND application_name LIKE 'b1:%' AND state LIKE 'idle in transaction%'
+"""
 
 
-@pytest.fixture(scope="module", params=["memory", "redis"])
-def pantry(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pantry_url: str
-) -> Iterator[Started]:
-    redis: dict[str, str] = {}
-    if request.param == "redis":
-        redis = {"REDIS_URL": request.getfixturevalue("module_redis").url}
-    folder = tmp_path_factory.mktemp("pantry")
-    with Started(folder, DATABASE_URL=pantry_url, B1_LIMIT_SCALE="1000", **redis) as server:
+def survived(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run the benchmark and return what it found."""
+    found = folder / "found.json"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), *arguments, "--json", str(found)],
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert found.exists(), done.stdout[-3000:] + done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(found.read_text())
+    assert [] == result["broken"], done.stdout[-6000:]
+    return result
+
+
+def test_every_kind_of_accident_leaves_one_row_and_one_answer_per_key(tmp_path: Path) -> None:
+    found = survived(tmp_path, "--keys", "400", "--accidents", "16", "--seed", "1")
+    assert {f"kill -9 at {point}" for point in POINTS} <= set(found["accidents"])
+    assert {"Redis flushed", "Redis restarted", "Redis paused", "Postgres crashed"} <= set(found["accidents"])
+    assert 400 == found["verdict"]["rows"] == found["verdict"]["records"] == found["verdict"]["told"]
+
+
+def test_without_redis_too(tmp_path: Path) -> None:
+    found = survived(tmp_path, "--keys", "150", "--accidents", "5", "--seed", "2", "--no-redis")
+    assert 150 == found["verdict"]["rows"] == found["verdict"]["told"]
+
+
+@pytest.fixture
+def doomed(tmp_path: Path, pantry_url: str, module_redis: Any) -> Iterator[Started]:
+    variables = {
+        "DATABASE_URL": pantry_url,
+        "REDIS_URL": module_redis.url,
+        "B1_LIMIT_SCALE": "1000",
+        "DOOMED_FOLDER": str(tmp_path),
+    }
+    with Started(tmp_path / "server", "tests.real.doomed:app", **variables) as server:
         yield server
 
 
-def insist(user: Client, key: str, description: str) -> Answer:
-    """Repeat one write as a careful client does: after a lost connection, a 503, and a 409 that says "still running"."""
-    end_s = time.monotonic() + PATIENCE_S
-    while True:
+async def test_1000_duplicates_at_once_have_one_effect_and_hold_one_connection(
+    doomed: Started, pantry_url: str, tmp_path: Path
+) -> None:
+    user = await asyncio.to_thread(doomed.client.log_in)
+    await asyncio.to_thread(user.spend, "warm")
+    (tmp_path / "linger").write_text(str(LINGER_S))
+    data = _request(user, "the one")
+    seen, answers = await _while_sampling(pantry_url, _ask_all(doomed.port, data))
+    (tmp_path / "linger").unlink()
+    codes = Counter((answer.status, answer.code) for answer in answers)
+    assert {(201, None), (409, "IDEMPOTENCY_IN_FLIGHT")} == set(codes), codes
+    assert (DUPLICATES, MOST_CONNECTIONS_OF_ONE_KEY) == (codes.total(), max(seen))
+    assert all("retry-after" in answer.headers for answer in answers if answer.status == 409)
+    made = [answer for answer in answers if answer.status == 201]
+    assert 1 == sum(answer.headers.get("idempotent-replayed") is None for answer in made)
+    again = await _ask_all(doomed.port, data)
+    assert {(201, "true", made[0].body)} == {
+        (answer.status, answer.headers.get("idempotent-replayed"), answer.body) for answer in [*again]
+    }
+    assert {made[0].body} == {answer.body for answer in made}
+    assert 2 == await _count(pantry_url, "SELECT count(*) FROM expenses")
+
+
+def _request(user: Client, key: str) -> bytes:
+    body = json.dumps(EXPENSE).encode()
+    fields = {
+        **user.headers,
+        "Host": "x",
+        "Idempotency-Key": key,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST /v1/finance/expenses HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+async def _ask_all(port: int, data: bytes) -> list[Answer]:
+    async def ask() -> Answer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            answer = user.spend(key, {**EXPENSE, "description": description})
-        except (OSError, http.client.HTTPException):
-            answer = None
-        if answer is not None and answer.status != 503 and answer.code != "IDEMPOTENCY_IN_FLIGHT":
-            return answer
-        assert time.monotonic() < end_s, f"never answered: {answer}"
-        time.sleep(AGAIN_S)
+            writer.write(data)
+            return Answer.parse(await reader.read())
+        finally:
+            writer.close()
+
+    async with asyncio.timeout(LIMIT_S):
+        return await asyncio.gather(*(ask() for _ in range(DUPLICATES)))
 
 
-def listed(user: Client, description: str) -> list[int]:
-    """Return the ids of the expenses of this description, from all pages."""
-    found: list[int] = []
-    cursor = ""
-    while True:
-        page = user.get(f"/v1/finance/expenses?limit=200{cursor}").json
-        found += [item["id"] for item in page["items"] if item["description"] == description]
-        if page["nextCursor"] is None:
-            return found
-        cursor = f"&cursor={page['nextCursor']}"
+async def _while_sampling(url: str, work: Any) -> tuple[list[int], Any]:
+    """Run `work` and return how many open transactions Postgres saw meanwhile, look by look."""
+    connection = await asyncpg.connect(url)
+    try:
+        database = await connection.fetchval("SELECT current_database()")
+        working = asyncio.ensure_future(work)
+        seen: list[int] = []
+        while not working.done():
+            seen.append(await connection.fetchval(IN_TRANSACTION, database))
+            await asyncio.sleep(SAMPLE_S)
+        return seen, await working
+    finally:
+        await connection.close()
 
 
-def test_every_key_has_one_effect_and_its_answer_is_remembered(pantry: Started, request: pytest.FixtureRequest) -> None:
-    user, description = pantry.client.log_in(), str(uuid.uuid4())
-    keys = [str(uuid.uuid4()) for _ in range(KEYS)]
-    answered, killed = list[str](), list[int]()
-
-    def write(key: str) -> Answer:
-        answer = insist(user, key, description)
-        answered.append(key)
-        return answer
-
-    with ThreadPoolExecutor(12) as pool:
-        accidents = pool.submit(_accidents, pantry, _flushed(request), answered, killed)
-        answers = list(pool.map(write, keys))
-        accidents.result()
-        again = list(pool.map(lambda key: insist(user, key, description), keys))
-    assert len(killed) == len(ACCIDENTS_AFTER)
-    assert statuses(answers) == {201: KEYS}
-    assert sorted(answer.json["id"] for answer in answers) == sorted(listed(user, description))
-    assert [answer.body for answer in again] == [answer.body for answer in answers]
-    assert {answer.headers.get("idempotent-replayed") for answer in again} == {"true"}
-
-
-def _flushed(request: pytest.FixtureRequest) -> RedisServer | None:
-    return request.getfixturevalue("module_redis") if "redis" in request.node.name else None
-
-
-def _accidents(pantry: Started, redis: RedisServer | None, answered: list[str], killed: list[int]) -> None:
-    """Kill the worker in the middle of its work, each time once it serves, and flush Redis in between."""
-    for after in ACCIDENTS_AFTER:
-        wait_for(lambda enough=after: len(answered) >= enough)  # type: ignore[misc]
-        [worker] = pantry.workers()
-        os.kill(worker, signal.SIGKILL)
-        killed.append(worker)
-        if redis is not None:
-            redis.command("FLUSHALL")
-        wait_for(lambda gone=worker: pantry.client.is_up() and gone not in pantry.workers())  # type: ignore[misc]
+async def _count(url: str, statement: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(statement))
+    finally:
+        await connection.close()

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from b1.plan import ALLOCATOR_ENVIRONMENT
 from b1.server.ending import KEPT, Ending, EndingLog, PhaseCell
 from b1.server.master import nworkers_changed
 from b1.server.options import read_options
+from b1.server.passage import Passage, Will
 from b1.server.refusals import LINE_EVERY_S, Refusals, answer_bytes
 from b1.server.serving import B1Server, StopTimes
+from b1.server.succession import Succession
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +76,17 @@ def test_requests_leave_the_application_some_of_the_time_to_stop(limit_s: int) -
     assert limit_s - times.requests_s >= 1.2
 
 
+@pytest.fixture
+def server() -> Iterator[B1Server]:
+    from uvicorn.config import Config
+
+    passage = Passage()
+    succession = Succession(passage, Will(), None, graceful_s=25)
+    config = Config(lambda: None, log_config=None)
+    yield B1Server(config, StopTimes.within(25), PhaseCell(), succession, gc_threshold=20_000)
+    passage.close()
+
+
 @pytest.mark.parametrize(
     ("signals", "is_hurried"),
     [
@@ -85,18 +99,16 @@ def test_requests_leave_the_application_some_of_the_time_to_stop(limit_s: int) -
         (["SIGTERM", "SIGINT"], True),
     ],
 )
-def test_only_an_impatient_signal_hurries(signals: list[str], is_hurried: bool) -> None:
-    server = _server()
+def test_only_an_impatient_signal_hurries(server: B1Server, signals: list[str], is_hurried: bool) -> None:
     for name in signals:
         server.handle_exit(signal.Signals[name], None)
     assert server.should_exit
     assert is_hurried == server._is_hurried
 
 
-def test_ctrl_c_a_second_later_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_a_second_later_hurries(server: B1Server, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
     monkeypatch.setattr("b1.server.serving.time.monotonic", lambda: now_s[0])
-    server = _server()
     server.handle_exit(signal.SIGINT, None)
     now_s[0] += 1.5
     server.handle_exit(signal.SIGINT, None)
@@ -162,10 +174,3 @@ def test_the_allocators_numbers_are_the_plans(name: str) -> None:
 def test_the_start_command_hands_its_process_over() -> None:
     last = (ROOT / "startup.sh").read_text().rstrip().splitlines()[-1]
     assert last.startswith("exec python -m b1 run")
-
-
-def _server() -> B1Server:
-    from uvicorn.config import Config
-
-    config = Config(lambda: None, log_config=None)
-    return B1Server(config, StopTimes.within(25), PhaseCell(), gc_threshold=20_000)

@@ -1,6 +1,7 @@
 """A small application for tests of the server: plain ASGI, and it notes when its lifespan begins and ends.
 
-Environment: TINY_EVENTS names the file of notes; TINY_START is ``fail`` or ``slow``.
+Environment: TINY_EVENTS names the file of notes; TINY_START, or what stands in the file TINY_START_FILE, is ``fail``,
+``raise`` or ``slow``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ import asyncio
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from b1.types import Receive, Scope, Send
 
-if os.environ.get("TINY_START") == "slow":
+START = os.environ.get("TINY_START", "")
+if "TINY_START_FILE" in os.environ:
+    START = Path(os.environ["TINY_START_FILE"]).read_text()
+
+if START == "slow":
     time.sleep(30)
+if START == "raise":
+    raise RuntimeError("as asked for")
 
 
 def note(event: str) -> None:
@@ -54,7 +62,7 @@ async def _stream(scope: Scope, send: Send) -> None:
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message: Any = await receive()
-        if message["type"] == "lifespan.startup" and os.environ.get("TINY_START") == "fail":
+        if message["type"] == "lifespan.startup" and START == "fail":
             await send({"type": "lifespan.startup.failed", "message": "as asked for"})
             return
         note(message["type"])

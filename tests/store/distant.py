@@ -21,7 +21,8 @@ from b1.store.base import (
 )
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
-from b1.store.tally import Batch, Tally
+from b1.store.tally import Batch, Drained, Tally
+from b1.store.terms import PLAIN, Terms
 
 
 class Distant:
@@ -44,6 +45,7 @@ class Distant:
         self.connects = 1
         self.calls: list[str] = []
         self.batches: set[str] = set()
+        self.processes: set[str] = set()
 
     @property
     def is_up(self) -> bool:
@@ -68,19 +70,37 @@ class Distant:
         if self.loses_replies:
             raise StoreUnavailable("the answer did not come")
 
-    async def spend(self, charges: Sequence[Charge], *, commit: bool = True) -> Spent:
-        spent = self._reach("spend").spend_now(charges, commit=commit)
+    async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
+        spent = self._reach("spend").spend_now(charges, commit=commit, terms=terms or PLAIN)
         self._answer()
         return spent
 
-    async def enter(self, charges: Sequence[Charge], *, read: CacheRead | None = None) -> Entered:
-        entered = self._reach("enter").enter_now(charges, read)
+    async def enter(
+        self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
+    ) -> Entered:
+        entered = self._reach("enter").enter_now(charges, read, terms=terms or PLAIN)
         self._answer()
         return entered
 
-    async def refund(self, charges: Sequence[Charge]) -> None:
-        self._reach("refund").refund_now(charges)
+    async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
+        self._reach("refund").refund_now(charges, holder=holder)
         self._answer()
+
+    async def drain(self, drained: Sequence[Drained]) -> None:
+        buckets, now_us = self._reach("drain").buckets, self.inner.now_ms() * 1000
+        for one in drained:
+            full_us = max(now_us, buckets._full_at.get(one.key, 0)) + one.owed_us
+            buckets._set(one.key, min(max(full_us, now_us + one.left_us), now_us + one.most_us), now_us)
+        self._answer()
+
+    async def be_present(self, process: str, *, for_ms: int) -> int:
+        if self.is_away:
+            raise StoreUnavailable("away")
+        if for_ms:
+            self.processes.add(process)
+        else:
+            self.processes.discard(process)
+        return len(self.processes)
 
     async def store_if_unchanged(
         self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int

@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from b1 import __version__
 from b1.alerts import AlertsSnapshot
+from b1.asgi.endpoints.database import database_report, postgres_component
+from b1.asgi.endpoints.draft import draft_report
+from b1.asgi.endpoints.event_loop import event_loop_report
+from b1.asgi.endpoints.memory import memory_report
 from b1.cache import CacheSnapshot
 from b1.db import DatabaseSnapshot
-from b1.governor import GovernorSnapshot, LagSnapshot
+from b1.governor import GovernorSnapshot
 from b1.idempotency import IdempotencySnapshot
 from b1.store.base import StoreSnapshot
+from b1.watchdog import WatchdogSnapshot
 
 POSTGRES_AWAY_S = 15.0
-_DRAFT_STATUS = {"healthy": "pass", "degraded": "warn", "unhealthy": "fail", "disabled": "pass"}
+
+
+@dataclass(frozen=True, slots=True)
+class LastReplacement:
+    """The replacement that brought this worker here.
+
+    Attributes:
+        kind: ``handover`` or ``serial``.
+        reason: such as ``memory`` or ``SIGHUP``; of a bounded set.
+        pause_s: how long nobody accepted, None where that is not known.
+    """
+
+    kind: str
+    reason: str
+    pause_s: float | None
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What became of the workers of this master.
+
+    Attributes:
+        endings: how many ended, by cause (`b1.server.ending.CAUSES`).
+        replacements: how many were replaced, by kind and reason.
+        is_tripped: the breaker allows no further replacement.
+    """
+
+    endings: Mapping[str, int] = field(default_factory=dict)
+    replacements: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    last: LastReplacement | None = None
+    is_tripped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +60,8 @@ class State:
     """Everything the report needs, read at one moment.
 
     `phase`: ``starting``, ``running``, ``draining`` or ``stopped``. `database` is None when not configured;
-    `cache_layers` are (name, hits, misses).
+    `cache_layers` are (name, hits, misses); `refusals` are requests that the protocol refused, by code; `workers` is None
+    where no server of ours runs us.
     """
 
     phase: str
@@ -40,9 +77,11 @@ class State:
     cache_layers: tuple[tuple[str, int, int], ...]
     memory: GovernorSnapshot
     alerts: AlertsSnapshot
-    loop: LagSnapshot
+    loop: WatchdogSnapshot
     db_limit: int
     redis_limit: int
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    workers: Workers | None = None
 
 
 class Health:
@@ -71,8 +110,8 @@ class Health:
         verdict = overall(state)
         return (503 if verdict == "unhealthy" else 200), {"status": verdict, "timestamp": _iso(state.wall_s)}
 
-    def detailed(self) -> tuple[int, dict[str, Any]]:
-        """Return the whole report, redacted: no routes, no ids, no addresses."""
+    def detailed(self, *, full: bool = False) -> tuple[int, dict[str, Any]]:
+        """Return the whole report; redacted unless `full`: no routes, no ids, no addresses."""
         state = self._read()
         verdict = overall(state)
         return (503 if verdict == "unhealthy" else 200), {
@@ -87,44 +126,15 @@ class Health:
                 "idempotency_enabled": state.idempotency is not None,
             },
             "budgets": _budgets(state),
-            "memory": {
-                "limit_bytes": state.memory.limit_bytes,
-                "used_bytes": state.memory.used_bytes,
-                "ratio": round(state.memory.ratio, 4),
-                "level": state.memory.level,
-                "source": state.memory.limit_source,
-                "time_to_limit_s": state.memory.time_to_limit_s,
-                "irreclaimable": state.memory.is_irreclaimable,
-            },
-            "event_loop": {
-                "lag_ms": {
-                    "p50": round(state.loop.p50_s * 1000, 2),
-                    "p99": round(state.loop.p99_s * 1000, 2),
-                    "max": round(state.loop.max_s * 1000, 2),
-                }
-            },
+            "database": database_report(state.database, full=full),
+            "memory": memory_report(state.memory),
+            "event_loop": event_loop_report(state.loop, full=full),
         }
 
     def draft(self) -> tuple[int, dict[str, Any]]:
         """Return the same in the shape of application/health+json (draft-inadarei-api-health-check-06)."""
         status, report = self.detailed()
-        checks = {
-            name: [
-                {
-                    **part,
-                    "componentType": "component",
-                    "status": _DRAFT_STATUS[part["status"]],
-                    "time": report["timestamp"],
-                }
-            ]
-            for name, part in report["components"].items()
-        }
-        return status, {
-            "status": _DRAFT_STATUS[report["status"]],
-            "version": "1",
-            "releaseId": report["version"],
-            "checks": checks,
-        }
+        return status, draft_report(report)
 
 
 def not_ready_reason(state: State) -> str | None:
@@ -152,8 +162,8 @@ def components(state: State) -> dict[str, dict[str, Any]]:
     is_redis_away = state.is_redis_configured and not state.store.connected
     is_pressed = state.memory.level not in ("normal", "elevated")
     return {
-        "api_gateway": {"status": "healthy" if state.phase == "running" else "degraded", "phase": state.phase},
-        "postgres": _postgres(state.database),
+        "api_gateway": _api_gateway(state),
+        "postgres": postgres_component(state.database),
         "redis": _redis(state, is_redis_away),
         "rate_limiter": _switchable(state.limiter_enabled, is_redis_away, mode=state.store.mode),
         "idempotency": _switchable(state.idempotency is not None, is_redis_away, mode=state.store.mode),
@@ -161,17 +171,40 @@ def components(state: State) -> dict[str, dict[str, Any]]:
         "streams": {"status": "disabled"},
         "jobs": {"status": "disabled"},
         "memory": {"status": "degraded" if is_pressed else "healthy", "level": state.memory.level},
-        "event_loop": {"status": "degraded" if state.loop.p99_s > 0.25 else "healthy"},
-        "guardrails": {"status": "healthy", "alerts_firing": len(state.alerts.firing)},
+        "event_loop": {"status": "degraded" if state.loop.is_lagging else "healthy"},
+        "guardrails": _guardrails(state),
     }
 
 
-def _postgres(database: DatabaseSnapshot | None) -> dict[str, Any]:
-    if database is None:
-        return {"status": "disabled"}
-    if database.away_since is None:
-        return {"status": "healthy"}
-    return {"status": "degraded", "away_s": round(database.away_s, 1), "reason": database.away_reason}
+def _api_gateway(state: State) -> dict[str, Any]:
+    part: dict[str, Any] = {"status": "healthy" if state.phase == "running" else "degraded", "phase": state.phase}
+    workers = state.workers
+    if workers is None:
+        return part
+    if workers.is_tripped:
+        part["status"] = "degraded"
+    last = workers.last
+    part["workers"] = {
+        "endings": dict(workers.endings),
+        "replacements": sum(workers.replacements.values()),
+        "replacements_tripped": workers.is_tripped,
+        "last_replacement": None if last is None else {
+            "kind": last.kind, "reason": last.reason, "pause_s": last.pause_s, "at": _iso(last.wall_s),
+        },
+    }  # fmt: skip
+    return part
+
+
+def _guardrails(state: State) -> dict[str, Any]:
+    alerts = state.alerts
+    return {
+        "status": "degraded" if alerts.is_disabled else "healthy",
+        "alerts_firing": len(alerts.firing),
+        "alerts_waiting": alerts.waiting,
+        "alerts_dropped": alerts.dropped,
+        "alert_receiver": "none" if not alerts.has_receiver else "gone" if alerts.is_disabled else "in use",
+        "refused_by_protocol": dict(state.refusals),
+    }
 
 
 def _redis(state: State, is_away: bool) -> dict[str, Any]:

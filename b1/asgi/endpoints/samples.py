@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from b1.asgi.endpoints.health import State
 from b1.metrics import names
 from b1.metrics.registry import Sample
+from b1.watchdog import WatchdogSnapshot
 
 
 def samples(state: State) -> Iterator[Sample]:
@@ -17,6 +18,22 @@ def samples(state: State) -> Iterator[Sample]:
     yield from _cache(state)
     yield from _idempotency(state)
     yield from _alerts(state)
+    yield from _server(state)
+
+
+def _server(state: State) -> Iterator[Sample]:
+    for reason, count in state.refusals.items():
+        yield names.PROTOCOL_REFUSALS, (reason,), float(count)
+    workers = state.workers
+    if workers is None:
+        return
+    for cause, count in workers.endings.items():
+        yield names.WORKER_ENDINGS, (cause,), float(count)
+    for (kind, reason), count in workers.replacements.items():
+        yield names.WORKER_REPLACEMENTS, (kind, reason), float(count)
+    if workers.last is not None and workers.last.pause_s is not None:
+        yield names.WORKER_PAUSE, (workers.last.kind,), workers.last.pause_s
+    yield names.REPLACEMENTS_TRIPPED, (), float(workers.is_tripped)
 
 
 def _alerts(state: State) -> Iterator[Sample]:
@@ -35,11 +52,17 @@ def _memory(state: State) -> Iterator[Sample]:
     yield names.MEMORY_USED, (), float(state.memory.used_bytes)
     yield names.MEMORY_LEVEL, (), float(state.memory.level_number)
     yield names.MEMORY_IRRECLAIMABLE, (), float(state.memory.is_irreclaimable)
+    yield names.MEMORY_SWAPPED, (), float(state.memory.swapped_bytes)
+    yield names.MEMORY_BALLAST, (), float(state.memory.ballast_bytes)
+    yield names.MEMORY_SLOPE, (), state.memory.slope_bytes_per_s
+    if state.memory.time_to_limit_s is not None:
+        yield names.MEMORY_TIME_LEFT, (), state.memory.time_to_limit_s
+    for kind, per_cent in (("some", state.memory.stall_some), ("full", state.memory.stall_full)):
+        if per_cent is not None:
+            yield names.MEMORY_STALL, (kind,), per_cent / 100
     for step, returned_bytes in state.memory.returned_by_step:
         yield names.MEMORY_RECLAIMED, (step,), float(returned_bytes)
-    yield names.LOOP_LAG, ("0.5",), state.loop.p50_s
-    yield names.LOOP_LAG, ("0.99",), state.loop.p99_s
-    yield names.LOOP_LAG, ("1",), state.loop.max_s
+    yield from _loop(state.loop)
 
 
 def _database(state: State) -> Iterator[Sample]:
@@ -51,7 +74,13 @@ def _database(state: State) -> Iterator[Sample]:
     yield names.DB_ACTIVE, (), float(database.in_use)
     yield names.DB_IDLE, (), float(database.idle)
     yield names.DB_WAITING, (), float(database.waiting)
-    for event in ("acquired", "waited", "refused", "timeouts", "cancels", "opened", "yielded", "lost"):
+    load = database.load
+    yield names.DB_UTILISATION, (), load.utilisation
+    for quantile, wait_s in (("0.5", load.wait_p50_s), ("0.95", load.wait_p95_s), ("0.99", load.wait_p99_s)):
+        yield names.DB_WAIT, (quantile,), wait_s
+    yield names.DB_SATURATED, (), float(load.is_saturated)
+    yield names.DB_SLOW, (), float(database.slow_queries)
+    for event in ("acquired", "waited", "refused", "hopeless", "timeouts", "cancels", "opened", "yielded", "lost"):
         yield names.DB_EVENTS, (event,), float(getattr(database.counters, event))
 
 
@@ -70,6 +99,7 @@ def _store(state: State) -> Iterator[Sample]:
 def _cache(state: State) -> Iterator[Sample]:
     cache = state.cache
     yield names.CACHE_BYTES, (), float(cache.held_bytes)
+    yield names.CACHE_CEILING, (), float(cache.ceiling_bytes)
     yield names.CACHE_ENTRIES, (), float(cache.entries)
     for cause, count in cache.evictions.items():
         yield names.CACHE_EVICTIONS, (cause,), float(count)
@@ -85,3 +115,14 @@ def _idempotency(state: State) -> Iterator[Sample]:
     yield names.IDEMPOTENCY_IN_FLIGHT, (), float(idempotency.in_flight)
     for event in ("replays", "conflicts", "takeovers", "not_storable", "errors"):
         yield names.IDEMPOTENCY_EVENTS, (event,), float(getattr(idempotency, event))
+
+
+def _loop(loop: WatchdogSnapshot) -> Iterator[Sample]:
+    yield names.LOOP_LAG, ("0.5",), loop.lag.p50_s
+    yield names.LOOP_LAG, ("0.99",), loop.lag.p99_s
+    yield names.LOOP_LAG, ("1",), loop.lag.max_s
+    yield names.LOOP_UTILISATION, (), loop.utilisation
+    yield names.LOOP_LAGGING, (), float(loop.is_lagging)
+    for cause, stalls, stalled_s in loop.stalls:
+        yield names.LOOP_STALLS, (cause,), stalls
+        yield names.LOOP_STALLED, (cause,), stalled_s

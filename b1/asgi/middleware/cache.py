@@ -9,6 +9,7 @@ from __future__ import annotations
 from b1.asgi.context import RequestContext
 from b1.asgi.options import CacheOptions
 from b1.asgi.reply import send_problem
+from b1.buffers import exact
 from b1.cache import L1
 from b1.errors import Forbidden
 from b1.types import ASGIApp, Headers, Message, Principal, Receive, Scope, Send
@@ -89,7 +90,7 @@ class CacheLayer:
                 else:
                     chunks.append(body)
                     if not message.get("more_body", False):
-                        answer = StoredAnswer(headers, b"".join(chunks))
+                        answer = StoredAnswer(headers, exact(b"".join(chunks)))
                         self._l1.put(
                             key, answer, held_bytes + _headers_bytes(headers), ttl_s=options.ttl_s, versions=versions
                         )

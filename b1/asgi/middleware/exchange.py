@@ -17,6 +17,7 @@ from b1.idempotency import Answer, Attempt, IdempotencyOutcomeNotStored, Proceed
 if TYPE_CHECKING:
     from b1.types import Headers, Message, Scope, Send
 
+NOT_STORED = (b"idempotency-stored", b"false")
 _BODYLESS = frozenset({204, 205, 304})
 
 
@@ -158,7 +159,7 @@ async def send_replay(send: Send, record: Record) -> None:
 def _marked(start: Message, verdict: Proceed) -> Message:
     if verdict.stored:
         return start
-    return {**start, "headers": [*start.get("headers", ()), (b"idempotency-stored", b"false")]}
+    return {**start, "headers": [*start.get("headers", ()), NOT_STORED]}
 
 
 def _has_length(start: Message) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from b1.asgi.context import RequestContext
 from b1.asgi.reply import send_problem
 from b1.errors import BodyTooLarge, MalformedRequest
 from b1.limiter import client_address
 from b1.types import ASGIApp, Message, Receive, Scope, Send
 from b1.units import format_bytes
+
+# Route template, bytes of a body, request id.
+NoteSize = Callable[[str, int, str], None]
 
 # More digits are no length that anybody accepts, and int() refuses thousands of them.
 _LENGTH_DIGITS = 18
@@ -18,10 +23,14 @@ class Guard:
 
     Args:
         proxy: ``azure``, ``none`` or the number of trusted proxies in front.
+        note_size: told of each body: route template, bytes, request id.
     """
 
-    def __init__(self, app: ASGIApp, *, body_limit_bytes: int, proxy: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, body_limit_bytes: int, proxy: str, note_size: NoteSize = lambda *_: None
+    ) -> None:
         self._app = app
+        self._note_size = note_size
         self._body_limit_bytes = body_limit_bytes
         self._proxy = proxy
 
@@ -49,6 +58,7 @@ class Guard:
                 # Closed, because the client may go on to send all that it announced.
                 await send_problem(send, _too_large(limit_bytes), scope, headers=[(b"connection", b"close")])
                 return
+            self._note_size(context.route.template, int(length), context.request_id)
         elif b"transfer-encoding" in context.fields:
             limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
             await self._counted(limit_bytes, scope, receive, send)
@@ -82,6 +92,9 @@ class Guard:
         except BodyTooLarge:
             if scope["b1"].status == 0:
                 await refusing({"type": "http.response.start"})
+        finally:
+            context: RequestContext = scope["b1"]
+            self._note_size(context.route.template, received_bytes, context.request_id)
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:

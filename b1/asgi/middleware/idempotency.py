@@ -9,21 +9,28 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from b1.asgi.body import ClientDisconnected, read_body, replay_body
+import orjson
+
+from b1.asgi.body import ClientDisconnected
 from b1.asgi.context import RequestContext
-from b1.asgi.middleware.exchange import Exchange, send_replay
+from b1.asgi.middleware.exchange import NOT_STORED, Exchange, send_replay
 from b1.asgi.reply import send_problem
-from b1.errors import Forbidden, IdempotencyKeyMissing, RequestError
+from b1.asgi.spooling import replay_spool, spool_body
+from b1.errors import Forbidden, IdempotencyError, IdempotencyKeyMissing, Overloaded, RequestError, StoreUnavailable
 from b1.idempotency import Attempt, Idempotency, IdempotencyOptions, Keyed, Record
 from b1.idempotency.fingerprint import fingerprint, scope_digest, store_key
 from b1.idempotency.key import parse_key
+from b1.idempotency.payload import Payload
 from b1.units import MIB
 
 if TYPE_CHECKING:
-    from b1.types import ASGIApp, Headers, Principal, Receive, Scope, Send
+    from b1.idempotency.spool import Spool
+    from b1.types import ASGIApp, Headers, Message, Principal, Receive, Scope, Send
 
 _FOR_THE_LOOP = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_LENGTH_DIGITS = 18
+_AUTO = (b"idempotency-key-source", b"auto")
 
 
 class IdempotencyMiddleware:
@@ -32,7 +39,7 @@ class IdempotencyMiddleware:
     Anonymous requests pass: there is nobody whose key it could be, and refusing them is the route's own affair.
 
     Args:
-        body_limit_bytes: largest request body that is held in memory for its fingerprint; over it 413.
+        body_limit_bytes: largest request body of routes that name no limit; over it 413.
     """
 
     def __init__(self, app: ASGIApp, service: Idempotency, *, body_limit_bytes: int = 32 * MIB) -> None:
@@ -43,43 +50,89 @@ class IdempotencyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext | None = scope.get("b1") if scope["type"] == "http" else None
         route = context.route.options.idempotency if context is not None else None
-        if context is None or route is None or context.principal is None or scope["method"] not in _UNSAFE:
+        principal = context.principal if context is not None else None
+        if context is None or route is None or principal is None:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] not in _UNSAFE or not route.enabled:
             await self._app(scope, receive, send)
             return
         try:
-            key = self._key(scope, route, context.principal)
-            if key is None:
+            key = self._key(scope, route, principal)
+        except RequestError as error:
+            await self._refuse(error, scope, send)
+            return
+        if key is None and route.for_auto is None:
+            await self._app(scope, receive, send)
+            return
+        request = _Request(scope, context, principal, route, key, self._service.spools.open())
+        try:
+            await self._with_body(request, receive, send)
+        except ClientDisconnected:
+            pass  # half a request is no request, and nobody is left to tell
+        finally:
+            if not request.has_run:
+                request.spool.close()
+
+    def _key(self, scope: Scope, route: IdempotencyOptions, principal: Principal) -> str | None:
+        if route.allow is not None and not route.allow(principal):
+            raise Forbidden
+        key = parse_key(scope["headers"], quoted_only=self._service.options.quoted_only)
+        if key is None and route.required:
+            raise IdempotencyKeyMissing("send an Idempotency-Key of 1 to 255 characters, new for each new operation")
+        return key
+
+    async def _with_body(self, request: _Request, receive: Receive, send: Send) -> None:
+        """Take the whole body in, then let the key decide."""
+        scope, route, spool = request.scope, request.route, request.spool
+        payload = request.payload()
+        limit_bytes = route.request_limit_bytes
+        if limit_bytes is None:
+            limit_bytes = request.context.route.options.body_limit_bytes or self._body_limit_bytes
+        try:
+            await spool_body(receive, spool, payload.feed, limit_bytes=limit_bytes, length=request.length())
+        except RequestError as error:
+            await self._refuse(error, scope, send)
+            return
+        receive = replay_spool(spool, receive)
+        if request.key is None:
+            if not _wants_auto_key(route, spool):
                 await self._app(scope, receive, send)
                 return
-            body = await read_body(receive, self._body_limit_bytes)
-            keyed = _keyed(scope, context, context.principal, route, key, body)
+            send = _with_header(send, _AUTO)
+        await self._begin(request, payload, receive, send)
+
+    async def _begin(self, request: _Request, payload: Payload, receive: Receive, send: Send) -> None:
+        keyed, route = request.keyed(payload), request.route
+        if request.key is None and route.for_auto is not None:
+            route = route.for_auto
+        try:
             begun = await self._service.begin(keyed, route)
-        except ClientDisconnected:
-            return  # half a request is no request, and nobody is left to tell
+        except (StoreUnavailable, Overloaded) as error:
+            if request.key is not None:
+                await self._refuse(error, request.scope, send)
+                return
+            # This client asked for no guarantee: it gets none, and is told.
+            await self._app(request.scope, receive, _with_header(send, NOT_STORED))
+            return
         except RequestError as error:
-            await send_problem(send, error, scope)
+            await self._refuse(error, request.scope, send)
             return
         if isinstance(begun, Record):
             await send_replay(send, begun)
             return
-        context.attempt = begun
-        exchange = Exchange(send, scope, begun, route.body_cap_bytes)
-        work = self._run(scope, replay_body(body, receive), exchange, begun)
+        request.context.attempt = begun
+        exchange = Exchange(send, request.scope, begun, route.body_cap_bytes)
+        work = self._run(request.scope, receive, exchange, begun)
         running = self._service.spawn(work, name="b1-idempotency-run")
+        # The handler may go on reading after its client has left.
+        request.has_run = True
+        running.add_done_callback(lambda _: request.spool.close())
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
             exchange.detach()
             raise
-
-    @staticmethod
-    def _key(scope: Scope, route: IdempotencyOptions, principal: Principal) -> str | None:
-        if route.allow is not None and not route.allow(principal):
-            raise Forbidden
-        key = parse_key(scope["headers"])
-        if key is None and route.required:
-            raise IdempotencyKeyMissing("send an Idempotency-Key of 1 to 255 characters, new for each new operation")
-        return key
 
     async def _run(self, scope: Scope, receive: Receive, exchange: Exchange, attempt: Attempt) -> None:
         try:
@@ -92,45 +145,102 @@ class IdempotencyMiddleware:
         finally:
             await exchange.end()
 
+    async def _refuse(self, error: RequestError, scope: Scope, send: Send) -> None:
+        page = self._service.options.described_by
+        headers: Headers | None = None
+        if page is not None and isinstance(error, IdempotencyError):
+            headers = [(b"link", f'<{page}>; rel="describedby"; type="text/html"'.encode())]
+        await send_problem(send, error, scope, headers=headers)
+
+
+class _Request:
+    """What one request with a key is made of. `has_run`: its body belongs to the task that runs the handler."""
+
+    __slots__ = ("context", "has_run", "key", "principal", "route", "scope", "spool")
+
+    def __init__(
+        self,
+        scope: Scope,
+        context: RequestContext,
+        principal: Principal,
+        route: IdempotencyOptions,
+        key: str | None,
+        spool: Spool,
+    ) -> None:
+        self.scope = scope
+        self.context = context
+        self.principal = principal
+        self.route = route
+        self.key = key
+        self.spool = spool
+        self.has_run = False
+
+    def length(self) -> int | None:
+        """Return the length that the client announced; what is no number was judged before."""
+        value = _header(self.scope["headers"], b"content-length")
+        return int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else None
+
+    def payload(self) -> Payload:
+        headers = self.scope["headers"]
+        return Payload(
+            _header(headers, b"content-type"),
+            _header(headers, b"content-encoding"),
+            canonical_json=self.route.canonical_json,
+        )
+
+    def keyed(self, payload: Payload) -> Keyed:
+        """Return what the ledger sees; a key that is missing is made from what was asked."""
+        principal, method, template = self.principal, self.scope["method"], self.context.route.template
+        values = self.context.path_values
+        asked = fingerprint(
+            method=method,
+            template=template,
+            path_values=values,
+            query=self.scope.get("query_string", b""),
+            payload=payload,
+        )
+        digest = scope_digest(
+            organization=principal.organization,
+            actor=principal.actor,
+            method=method,
+            template=template,
+            path_values=values,
+            key=asked.hex() if self.key is None else self.key,
+            is_auto=self.key is None,
+        )
+        return Keyed(
+            store_key=store_key(principal.organization, digest),
+            digest=digest,
+            fingerprint=asked,
+            organization=principal.organization or "",
+            actor=principal.actor,
+        )
+
+
+def _wants_auto_key(route: IdempotencyOptions, spool: Spool) -> bool:
+    if not callable(route.auto_key):
+        return True
+    body = spool.in_memory
+    try:
+        members = orjson.loads(body) if body is not None else None
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(members, dict) and route.auto_key(members)
+
+
+def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:
+    async def adding(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), header]}
+        await send(message)
+
+    return adding
+
 
 def _is_for_the_loop(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(_FOR_THE_LOOP) is not None
     return isinstance(error, _FOR_THE_LOOP)
-
-
-def _keyed(
-    scope: Scope,
-    context: RequestContext,
-    principal: Principal,
-    route: IdempotencyOptions,
-    key: str,
-    body: bytes,
-) -> Keyed:
-    method, template, values = scope["method"], context.route.template, context.path_values
-    digest = scope_digest(
-        organization=principal.organization,
-        actor=principal.actor,
-        method=method,
-        template=template,
-        path_values=values,
-        key=key,
-    )
-    return Keyed(
-        store_key=store_key(principal.organization, digest),
-        digest=digest,
-        fingerprint=fingerprint(
-            method=method,
-            template=template,
-            path_values=values,
-            query=scope.get("query_string", b""),
-            content_type=_header(scope["headers"], b"content-type"),
-            body=body,
-            canonical_json=route.canonical_json,
-        ),
-        organization=principal.organization or "",
-        actor=principal.actor,
-    )
 
 
 def _header(headers: Headers, wanted: bytes) -> bytes:

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 
+from starlette.requests import ClientDisconnect
+
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.reply import problem, send_problem, send_problem_document
 from b1.asgi.routes import RouteTable
@@ -60,6 +62,9 @@ class Observe:
 
     async def _failed(self, error: Exception, context: RequestContext, scope: Scope, send: Send) -> None:
         """Log what no handler caught and answer, unless an answer is already on its way."""
+        if isinstance(error, ClientDisconnect):
+            context.code = "CLIENT_GONE"  # it hung up while its body was read: nobody is left to be answered
+            return
         known = error if isinstance(error, RequestError) else transient(error)
         if known is not None:
             if context.status == 0:

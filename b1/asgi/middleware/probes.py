@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -27,10 +28,16 @@ _NO_STORE = [(b"cache-control", b"no-store")]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path of the profile. `is_open`: needs no token, also in production."""
+    """One path of the profile.
+
+    Attributes:
+        is_open: needs no token, also in production.
+        render_full: what those see who hold the token; None: the same.
+    """
 
     render: Callable[[RequestContext], Answer]
     is_open: bool = False
+    render_full: Callable[[RequestContext], Answer] | None = None
 
 
 class Probes:
@@ -56,8 +63,8 @@ class Probes:
         self._admin_token = admin_token
         self._within_limit = within_limit
         self._hidden = hidden
-        # Written by the loop's thread only: one answer per endpoint and representation.
-        self._last: dict[tuple[str, bool], Answer] = {}
+        # Written by the loop's thread only: one answer per endpoint, representation and kind of reader.
+        self._last: dict[tuple[str, bool, bool], Answer] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,11 +90,13 @@ class Probes:
         peer = scope.get("client")
         # Our endpoints have two representations at most, and their media types tell them apart.
         accept = context.fields.get(b"accept", b"")
-        key = path, b"health+json" in accept or b"openmetrics" in accept
+        is_full = endpoint.render_full is not None and self._is_admin(context)
+        key = path, b"health+json" in accept or b"openmetrics" in accept, is_full
         last = self._last.get(key)
         if last is not None and not self._within_limit(peer[0] if peer else "unknown"):
             return last
-        answer = endpoint.render(context)
+        render = endpoint.render_full if is_full and endpoint.render_full is not None else endpoint.render
+        answer = render(context)
         self._last[key] = answer
         return answer
 
@@ -101,17 +110,17 @@ class Probes:
 def health_endpoints(health: Health) -> dict[str, Endpoint]:
     """Return the four open probes."""
 
-    def detailed(context: RequestContext) -> Answer:
+    def detailed(context: RequestContext, *, full: bool = False) -> Answer:
         if b"application/health+json" in context.fields.get(b"accept", b""):
             status, report = health.draft()
             return status, b"application/health+json", orjson.dumps(report)
-        return _json(health.detailed())
+        return _json(health.detailed(full=full))
 
     return {
         "/live": Endpoint(lambda _: _json(health.live()), is_open=True),
         "/ready": Endpoint(lambda _: _json(health.ready()), is_open=True),
         "/health": Endpoint(lambda _: _json(health.short()), is_open=True),
-        "/health/detailed": Endpoint(detailed, is_open=True),
+        "/health/detailed": Endpoint(detailed, is_open=True, render_full=partial(detailed, full=True)),
     }
 
 

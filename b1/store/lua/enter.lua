@@ -17,48 +17,9 @@
 -- A lease holds the vector that its load is for. One for another vector binds nobody: what it loads will be refused.
 -- include clock
 -- include window
+-- include balance
 -- include versions
-
--- When `units` of those counted have left the window.
-local function freed_at(ring, newest, window, units)
-  for counter = newest - 60, newest do
-    units = units - struct.unpack('>I4', ring, place(counter))
-    if units <= 0 then return opens_at(counter + 61, window) end
-  end
-end
-
-local function value_of(entry, versions, epoch)
-  if type(entry) ~= 'string' or #entry < 14 or string.byte(entry) ~= 1 then return nil end
-  local tags = string.byte(entry, 2)
-  local at = 11 + tags * 8
-  if #entry < at + 3 or struct.unpack('>I4', entry, at) ~= #entry - at - 3 then return nil end
-  if string.sub(entry, 3, 10) ~= epoch then return nil end
-  for first = 11, at - 8, 8 do
-    local bucket = struct.unpack('>I4', entry, first)
-    if version_of(versions, bucket) ~= string.sub(entry, first + 4, first + 7) then return nil end
-  end
-  return string.sub(entry, at + 4)
-end
-
-local function read_cache(reply, count)
-  local versions, key, lease = KEYS[count + 1], KEYS[count + 2], KEYS[count + 3]
-  local epoch = epoch_of(versions, ARGV[6])
-  local vector = vector_of(versions, epoch, 8 + count * 4, #ARGV)
-  local function answer(state, ms, value)
-    local n = #reply
-    reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = state, vector, ms, value or ''
-    return reply
-  end
-  if ARGV[7] == vector then return answer(1, 0) end
-  if ARGV[4] ~= 'e' then return answer(4, 0) end
-  -- Something else under the entry's key is no entry; the next store replaces it.
-  local value = value_of(redis.pcall('GET', key), versions, epoch)
-  if value then return answer(0, math.max(0, redis.call('PTTL', key)), value) end
-  if ARGV[5] == '0' then return answer(4, 0) end
-  if redis.pcall('GET', lease) == vector then return answer(3, math.max(1, redis.call('PTTL', lease))) end
-  redis.call('SET', lease, vector, 'PX', ARGV[5])
-  return answer(2, 0)
-end
+-- include entry
 
 local count = tonumber(ARGV[3])
 if ARGV[4] ~= '' then has_table(KEYS[count + 1]) end
@@ -82,20 +43,7 @@ for i = 1, count do
     c.total, c.newest = c.total + c.cost, c.current
     c.ring = keep(KEYS[i], add(c.ring, c.current, c.cost), c.newest, c.window, c.total)
   end
-  local remaining, retry, renew, reset = math.max(0, c.quota - c.total), 0, 0, 0
-  if not c.fits then
-    if c.cost > c.quota then retry = -1
-    else retry = freed_at(c.ring, c.newest, c.window, c.total + c.cost - c.quota) - now end
-  end
-  if c.total > 0 then
-    reset = opens_at(c.newest + 61, c.window) - now
-    if remaining == 0 and c.quota > 0 then
-      renew = freed_at(c.ring, c.newest, c.window, 1 + c.total - c.quota) - now
-    end
-  end
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = c.fits and 1 or 0, c.total, remaining
-  reply[n + 4], reply[n + 5], reply[n + 6] = retry, renew, reset
+  tell_window(reply, c)
 end
-if allowed == 1 and ARGV[4] ~= '' then return read_cache(reply, count) end
+if allowed == 1 and ARGV[4] ~= '' then return read_cache(reply, count + 1, 8 + count * 4) end
 return reply

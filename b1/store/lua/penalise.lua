@@ -1,25 +1,16 @@
 -- Count offences of one caller, and shut it out when there are too many.
--- KEYS   [1] the offender: a hash of c (when no strike is left, ms), u (end of the last block, ms), l (blocks so far)
+-- KEYS   [1] the offender
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] strikes   [3] '1' to forget what was before   [4] threshold
 --        [5] decay_ms   [6] forget_ms   then the lengths of the blocks, ms
 -- reply  {blocked_ms, strikes, level}
 -- cost   O(1): one HMGET; HSET and PEXPIRE when something is counted
 -- include clock
-local strikes, decay, forget = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- include offender
+local strikes = tonumber(ARGV[2])
 if ARGV[3] == '1' then redis.call('DEL', KEYS[1]) end
-local found = redis.call('HMGET', KEYS[1], 'c', 'u', 'l')
-local clear, ends, level = math.max(now, tonumber(found[1]) or 0), tonumber(found[2]) or 0, tonumber(found[3]) or 0
-if ends <= now then
-  local last = level -- as it was when the last block ended; what is left of it follows from the time since
-  level = math.max(0, last - math.floor((now - ends) / forget))
-  if strikes > 0 then
-    clear = clear + strikes * decay
-    if math.ceil((clear - now) / decay) >= tonumber(ARGV[4]) then
-      ends = now + tonumber(ARGV[7 + math.min(level, #ARGV - 7)])
-      clear, level, last = now, level + 1, level + 1
-    end
-    redis.call('HSET', KEYS[1], 'c', whole(clear), 'u', whole(ends), 'l', last)
-    redis.call('PEXPIRE', KEYS[1], whole(math.max(1, clear - now, ends + forget * last - now)))
-  end
+local o = offender_of(KEYS[1], tonumber(ARGV[5]), tonumber(ARGV[6]))
+if strikes > 0 and o.ends <= now then
+  strike(o, strikes, tonumber(ARGV[4]), 7, #ARGV)
+  keep_offender(o)
 end
-return {math.max(0, ends - now), math.ceil((clear - now) / decay), level}
+return tell_offender({}, o)

@@ -1,0 +1,214 @@
+"""Makes each service from the settings and the plan: one function a service, and nothing is started here."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from b1.admission import AdmissionOptions, Gate
+from b1.alerts import AlertOptions, Alerts
+from b1.asgi.context import current_organization
+from b1.asgi.running import running_request
+from b1.clock import Clock
+from b1.governor import Governor, GovernorOptions, LargeRequests
+from b1.host import Host
+from b1.idempotency import Idempotency, ServiceOptions
+from b1.identity import Tokens
+from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
+from b1.settings import Secret, Settings
+from b1.store.fallback import FallbackStore
+from b1.store.memory import MemoryStore
+from b1.store.passing import PassingStore
+from b1.watchdog import Watchdog, WatchdogOptions
+
+if TYPE_CHECKING:
+    from b1.db import Database
+    from b1.link import Link
+
+log = logging.getLogger("b1.runtime")
+
+
+def make_governor(settings: Settings, plan: Plan, clock: Clock, large_requests: LargeRequests) -> Governor:
+    asked_bytes, source = memory_wish(settings)
+    options = GovernorOptions(
+        limit_source=source,
+        reserve_bytes=plan.memory_reserve_bytes,
+        ballast_bytes=plan.memory_ballast_bytes,
+        full_collection_s=plan.memory_collection_s,
+        pressed_interval_s=plan.memory_pressed_s,
+        reports_dir=state_dir(settings, Path(tempfile.gettempdir())),
+        reports_apart_s=plan.memory_report_apart_s,
+        injection_file=settings.memory_injection_file,
+        trace_window_s=settings.trace_memory_s,
+    )
+    return Governor(
+        clock,
+        limit_bytes=asked_bytes,
+        marks=WATERMARKS,
+        interval_s=plan.memory_sample_s,
+        options=options,
+        large_requests=large_requests.recent,
+    )
+
+
+def make_watchdog(host: Host, plan: Plan, clock: Clock) -> Watchdog:
+    options = WatchdogOptions(
+        interval_s=plan.loop_sample_s,
+        stall_s=plan.loop_stall_s,
+        lagging_s=plan.loop_lagging_s,
+        dump_after_s=plan.loop_dump_s,
+        reports_kept=plan.loop_reports,
+        reports_per_minute=plan.loop_reports_per_minute,
+    )
+    return Watchdog(clock, options, identify=running_request, cores=max(1, round(host.cpus)))
+
+
+def make_gate(
+    plan: Plan,
+    clock: Clock,
+    *,
+    level: Callable[[], int],
+    is_lagging: Callable[[], bool],
+    is_overlapping: Callable[[], bool],
+) -> Gate:
+    return Gate(
+        admission_options(plan),
+        clock,
+        level=level,
+        lag_level=lambda: int(is_lagging()),
+        is_overlapping=is_overlapping,
+    )
+
+
+def admission_options(plan: Plan) -> AdmissionOptions:
+    return AdmissionOptions(
+        initial_limit=plan.admission_initial,
+        most_limit=plan.concurrent_requests,
+        most_reading=plan.admission_reading,
+        threads=plan.threads,
+        queue_limit=plan.admission_queue,
+        standing_s=plan.admission_standing_s,
+        opening_s=plan.admission_opening_s,
+        target_s=plan.admission_target_s,
+        patience_s=plan.admission_patience_s,
+    )
+
+
+def make_alerts(settings: Settings, host: Host, plan: Plan, clock: Clock) -> Alerts:
+    url, secret = settings.alert_webhook_url, settings.alert_webhook_secret
+    options = AlertOptions(
+        url=url.reveal() if url else None,
+        secret=secret.reveal() if secret else None,
+        instance=host.site_name or socket.gethostname(),
+        state_dir=state_dir(settings, Path(tempfile.gettempdir())),
+        allow_private=settings.alert_allow_private,
+        url_file=settings.alert_webhook_url_file,
+        secret_file=settings.alert_webhook_secret_file,
+        overlap_s=plan.alert_overlap_s,
+        cooldown_s=plan.alert_cooldown_s,
+        settle_s=plan.alert_settle_s,
+        queue_limit=plan.alert_queue,
+        keep_s=plan.alert_keep_s,
+        attempt_timeout_s=plan.alert_attempt_s,
+        backoff_first_s=plan.alert_backoff_first_s,
+        backoff_max_s=plan.alert_backoff_most_s,
+        retry_after_max_s=plan.alert_retry_after_most_s,
+        flush_s=plan.alert_flush_s,
+        handler_timeout_s=plan.alert_handler_s,
+    )
+    return Alerts(options, clock)
+
+
+def make_database(settings: Settings, plan: Plan, clock: Clock) -> Database | None:
+    if settings.database_url is None:
+        return None
+    from b1.db import Database, DatabaseOptions, slots_directory
+
+    url = settings.database_url.reveal()
+    options = DatabaseOptions(
+        url=url,
+        slots_dir=slots_directory(url),
+        connections=plan.db_connections,
+        queue_limit=plan.db_queue,
+        acquire_timeout_s=plan.db_acquire_s,
+        statement_timeout_s=plan.db_statement_s,
+        idle_in_transaction_timeout_s=plan.db_idle_transaction_s,
+        idle_lifetime_s=plan.db_idle_lifetime_s,
+        connection_check_ms=plan.db_connection_check_ms,
+        silence_s=plan.db_silence_s,
+        slow_query_s=plan.db_slow_query_s,
+        tenant_of=current_organization,
+    )
+    return Database(options, clock=clock)
+
+
+def lease_check(database: Database | None) -> Callable[[], bool]:
+    if database is None:
+        return lambda: False
+    from b1.db import holds_lease
+
+    return holds_lease
+
+
+def make_link(settings: Settings, plan: Plan) -> Link | None:
+    if settings.redis_url is None:
+        return None
+    from b1.link import Link, LinkOptions, from_url_file
+
+    return Link(
+        LinkOptions(
+            url=settings.redis_url.reveal(),
+            deadline_s=plan.redis_deadline_s,
+            pending_limit=plan.redis_pending,
+            connections=plan.redis_connections,
+            credentials=from_url_file(settings.redis_url_file) if settings.redis_url_file is not None else None,
+        )
+    )
+
+
+def make_store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) -> PassingStore:
+    memory = MemoryStore(plan.store_limit_bytes, clock)
+    if link is None:
+        return memory
+    from b1.store.redis import RedisStore
+
+    return FallbackStore(RedisStore(link, settings.namespace or "default"), memory, clock)
+
+
+def make_idempotency(
+    settings: Settings, plan: Plan, store: PassingStore, database: Database | None, clock: Clock
+) -> Idempotency | None:
+    if not settings.enable_idempotency:
+        return None
+    options = ServiceOptions(
+        mismatch_status=settings.idempotency_mismatch_status,
+        max_waiters=plan.idempotency_waiters,
+        acquire_timeout_s=plan.db_acquire_s,
+    )
+    return Idempotency(store, database, options, clock=clock)
+
+
+def make_token_secret(settings: Settings) -> Secret:
+    if settings.auth_jwt_secret is not None:
+        return settings.auth_jwt_secret
+    # Only in development: production refuses to start without one (see Settings.from_env).
+    log.warning("AUTH_JWT_SECRET is not set: tokens are signed with a secret of this process and end with it")
+    return Secret(secrets.token_urlsafe(48))
+
+
+def make_verifier(
+    settings: Settings, tokens: Tokens, clock: Clock
+) -> Callable[[str], dict[str, Any] | Awaitable[dict[str, Any]]]:
+    if settings.auth_jwks_url is None:
+        return tokens.verify
+    from b1.identity.jwks import ProviderTokens
+
+    provider = ProviderTokens(
+        settings.auth_jwks_url, clock, issuer=settings.auth_issuer, audience=settings.auth_audience
+    )
+    return provider.verify

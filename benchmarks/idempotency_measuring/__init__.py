@@ -1,0 +1,1 @@
+"""The parts of idempotency_kill.py and idempotency.py."""

@@ -1,0 +1,1 @@
+"""How `replacements.py` measures: application, servers, ways to replace, a load that counts every loss, a census."""
