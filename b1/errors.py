@@ -10,6 +10,7 @@
         ├── MalformedRequest      400
         ├── Unauthenticated       401
         ├── Forbidden             403
+        ├── CallerDenied          403   the caller is on the list of those who are never let in
         ├── BodyTooSlow           408
         ├── BodyTooLarge          413
         ├── HeadersTooLarge       431
@@ -113,6 +114,12 @@ class Forbidden(RequestError):
     code, status, title = "FORBIDDEN", 403, "Not allowed"
 
 
+class CallerDenied(RequestError):
+    """The caller's address or actor is on the list of those who are never let in."""
+
+    code, status, title = "CALLER_DENIED", 403, "Not allowed"
+
+
 class BodyTooSlow(RequestError):
     """The body stopped coming, or came too slowly; the connection is closed."""
 
@@ -177,7 +184,7 @@ class RateLimited(RequestError):
         429,
         "Request cannot be satisfied as assigned quota has been exceeded",
     )
-    retry_after = 1.0
+    retry_after: float | None = 1.0
 
 
 class PenaltyActive(RequestError):

@@ -70,6 +70,7 @@ class Plan:
     worker_timeout_s: int = _number("s", "server")
     gc_threshold: int = _number("objects", "server")
     threads: int = _number("threads", "server")
+    threads_reserved: int = _number("threads", "server")
     db_connections: int = _number("connections", "database")
     db_queue: int = _number("waiters", "database")
     db_acquire_s: float = _number("s", "database")
@@ -220,7 +221,8 @@ def _server(host: Host) -> dict[str, tuple[Any, str]]:
             20_000,
             "young collections after 20 000 net allocations, not 2 000: requests free their objects by count",
         ),
-        "threads": (4, "for password hashing, file work and DNS; each arena costs memory"),
+        "threads": (8, "`def` routes in work at once: those that wait need a few, those that compute share one core"),
+        "threads_reserved": (4, "for password hashing, file work and DNS beside them; each arena costs memory"),
     }
 
 

@@ -13,14 +13,15 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.handlers import install_handlers
 from b1.asgi.lifespan import Lifespan
 from b1.asgi.limits import DefaultPolicies, policies_by_method
-from b1.asgi.options import CacheOptions, Classify, declare
+from b1.asgi.options import declare
 from b1.assembly import build_stack
+from b1.declarations import Declarations
 from b1.errors import ConfigurationError, DatabaseUnavailable, NotRunning, Unauthenticated
 from b1.host import read_host
 from b1.idempotency import IdempotencyOptions, plain_transaction
@@ -43,7 +44,7 @@ AlertHandler = TypeVar("AlertHandler", bound=Callable[..., Any])
 EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
 
 
-class B1:
+class B1(Declarations):
     """The deployment profile of one application.
 
     Args:
@@ -129,37 +130,6 @@ class B1:
     def use(self, settings: Settings) -> None:
         """Take these settings from the next start on, instead of the environment's; for tests and embedding."""
         self._settings = settings
-
-    # Declaring, on endpoint functions
-
-    def limit(self, *policies: str) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare the route's policies, instead of the default ones; none at all when the handler calls `enforce`."""
-        return partial(_declare, limits=policies)
-
-    def limit_by(
-        self, classify: Classify, *fallback: str, body_limit_bytes: int = 65_536
-    ) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare that the JSON body names the route's policies; `fallback` applies where it does not."""
-        return partial(_declare, classify=classify, limits=fallback, classify_bytes=body_limit_bytes)
-
-    def cached(
-        self,
-        *,
-        ttl_s: float,
-        vary: Literal["actor", "organization"] = "actor",
-        tags: tuple[str, ...] = (),
-        allow: Callable[[Principal], bool] | None = None,
-    ) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare that the route's answers may be stored; see `CacheOptions`."""
-        return partial(_declare, cache=CacheOptions(ttl_s=ttl_s, vary=vary, tags=tags, allow=allow))
-
-    def body_limit(self, limit_bytes: int) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare the largest body that the route accepts, in bytes; the profile's own limit stays above it."""
-        return partial(_declare, body_limit_bytes=limit_bytes)
-
-    def deadline(self, seconds: float) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare how long the route may work, in seconds."""
-        return partial(_declare, deadline_s=seconds)
 
     # Using, while the application runs
 
@@ -274,7 +244,7 @@ class Idempotent:
                 decides who runs, and a key whose owner died is taken over at once.
         """
         chosen = IdempotencyOptions(required=required, transactional=transactional, **options)
-        return partial(_declare, idempotency=chosen)
+        return partial(declare, idempotency=chosen)
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open the transaction in which effect and idempotency record commit together, when the answer is known.
@@ -337,10 +307,6 @@ def ensure_wrapped(app: Any) -> ASGIApp:
         app.middleware_stack = app.build_middleware_stack()
     built: ASGIApp = app.middleware_stack
     return built
-
-
-def _declare(endpoint: EndpointFunction, **changes: Any) -> EndpointFunction:
-    return declare(endpoint, **changes)
 
 
 def _context() -> RequestContext:

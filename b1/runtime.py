@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import orjson
 
 from b1 import factories
@@ -141,6 +142,7 @@ class Runtime:
     async def start(self) -> None:
         """Start every service; a Postgres or Redis that is away does not keep the app from starting."""
         self.loop.start()
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self.plan.threads + self.plan.threads_reserved
         await self.alerts.start()
         if self._succession is not None and self._succession.is_successor:
             self._own(self._govern_alone(self._succession), "b1-govern-alone")
@@ -251,6 +253,7 @@ class Runtime:
             redis_limit=self.plan.redis_connections,
             refusals=self._read_refusals() if self._read_refusals is not None else {},
             workers=self._workers(),
+            admission=self.gate.snapshot(),
         )
 
     def _workers(self) -> Workers | None:

@@ -40,5 +40,4 @@ def keys_of(keyed: Iterable[tuple[str, KeyOf]], connection: HTTPConnection) -> t
 
 def with_keys(caller: Caller, keys: tuple[tuple[str, str], ...]) -> Caller:
     """Return the caller with texts that the named policies count, instead of what their scope says."""
-    # Until `Caller.keys` exists, one text stands in for the actor under all policies of the decision.
-    return caller._replace(actor=f"key:{keys[0][1]}", organization=None) if keys else caller
+    return caller._replace(keys=keys) if keys else caller

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
-from b1.asgi.context import RequestContext
-from b1.errors import RateLimited
-from b1.limiter import Caller, Decision, Limiter, decision_headers, refusal_members
+from b1.asgi.context import CONTEXT, RequestContext
+from b1.errors import ConfigurationError, NotRunning, RateLimited, StoreUnavailable
+from b1.limiter import (
+    OURS,
+    Blame,
+    Caller,
+    Decision,
+    Dialect,
+    Limiter,
+    PolicyTable,
+    decision_headers,
+    error_of,
+    refusal_members,
+)
 from b1.metrics import Metrics
-from b1.types import Headers, Principal
+from b1.types import Headers, Principal, Scope
 
 DefaultPolicies = Callable[[Principal | None, str], tuple[str, ...]]
 
@@ -17,14 +29,45 @@ _BY_METHOD = {"GET": "read", "HEAD": "read", "OPTIONS": "read", "DELETE": "delet
 
 
 class LimitExceeded(RateLimited):
-    """A refusal of the limiter, ready to be sent."""
+    """A refusal of the limiter, ready to be sent: over a quota, shut out (``PENALTY_ACTIVE``) or never let in (403)."""
 
-    def __init__(self, decision: Decision, *, upgrade_url: str) -> None:
+    def __init__(self, decision: Decision, *, upgrade_url: str, dialect: Dialect = "draft-11") -> None:
         super().__init__(retry_after=decision.retry_after_s)
+        kind = error_of(decision)
+        self.code, self.status, self.title = kind.code, kind.status, kind.title
+        if decision.is_denied:
+            self.retry_after = None
         self.decision = decision
-        self.headers: Headers = decision_headers(decision)
+        self.headers: Headers = decision_headers(decision, dialect)
         self.members: Mapping[str, Any] = refusal_members(decision, upgrade_url=upgrade_url)
         self.detail = str(self.members.get("detail", self.title))
+
+
+class Charged:
+    """What the request in hand was charged, until its work is done.
+
+    Attributes:
+        request: what costs were read from.
+        holder: of what is held at a time; empty where nothing is.
+        actual: by policy, units that were taken and units that the work turned out to cost; None: as taken.
+    """
+
+    __slots__ = ("actual", "caller", "holder", "names", "request")
+
+    def __init__(self, names: Sequence[str], caller: Caller, request: Scope, holder: str) -> None:
+        self.names = names
+        self.caller = caller
+        self.request = request
+        self.holder = holder
+        self.actual: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether `Limits.end` has anything to do."""
+        return bool(self.holder or self.actual)
+
+
+CHARGED: ContextVar[Charged | None] = ContextVar("b1_charged", default=None)
 
 
 def policies_by_method(principal: Principal | None, method: str) -> tuple[str, ...]:
@@ -40,6 +83,7 @@ class Limits:
         anonymous: applies to callers without a principal on routes whose own policies count principals; None counts
             such callers by address under the route's policies.
         upgrade_url: where a caller learns about higher quotas.
+        dialect: of the IETF draft's header fields.
     """
 
     def __init__(
@@ -50,51 +94,136 @@ class Limits:
         default: DefaultPolicies,
         upgrade_url: str,
         anonymous: tuple[str, ...] | None = None,
+        dialect: Dialect = "draft-11",
     ) -> None:
         self._limiter = limiter
         self._metrics = metrics
         self._default = default
         self._anonymous = anonymous
-        self._for_everybody = frozenset(
-            name for name, policy in limiter.table.items() if "address" in policy.scope or policy.anonymous_quota
-        )
         self._upgrade_url = upgrade_url
+        self._dialect: Dialect = dialect
+        self._table: PolicyTable | None = None
+        self._for_everybody: frozenset[str] = frozenset()
 
     def of(self, context: RequestContext, declared: tuple[str, ...] | None, method: str) -> tuple[str, ...]:
         """Return the policies of a request to a route that declares these, or none."""
         if declared is None:
             return self._default(context.principal, method)
         if context.principal is None and self._anonymous is not None and declared:
+            if self._table is not self._limiter.table:  # it was replaced
+                self._table = self._limiter.table
+                self._for_everybody = frozenset(
+                    name for name, policy in self._table.items() if "address" in policy.scope or policy.anonymous_quota
+                )
             return declared if self._for_everybody.intersection(declared) else self._anonymous
         return declared
 
     async def charge(self, context: RequestContext, policies: Sequence[str]) -> LimitExceeded | None:
-        """Spend for the request; adds the headers to the answer, or returns the refusal."""
-        caller = _caller(context)
-        decision = self._limiter.check_now(policies, caller) or await self._limiter.check(policies, caller)
+        """Spend for a request of which nothing is held and nothing is settled; see `admit`."""
+        return await self._charge(context, Charged(policies, _caller(context), {}, ""))
+
+    async def admit(
+        self, context: RequestContext, policies: Sequence[str], scope: Scope
+    ) -> tuple[Charged, LimitExceeded | None]:
+        """Spend for the request: add the headers to the answer, or return the refusal.
+
+        Whoever calls this calls `end` when the work is over, whatever its ending, if `is_open` says so.
+        """
+        holder = self._limiter.new_holder() if self._limiter.holds(policies) else ""
+        charged = Charged(policies, _caller(context), scope, holder)
+        CHARGED.set(charged)
+        try:
+            refusal = await self._charge(context, charged)
+        except BaseException:
+            await self.end(charged)  # what was asked for may have been taken
+            raise
+        if refusal is not None:
+            charged.holder = ""
+        return charged, refusal
+
+    async def end(self, charged: Charged) -> None:
+        """Give back what was held at a time, and correct what the work cost."""
+        holder, charged.holder = charged.holder, ""
+        actual, charged.actual = charged.actual, None
+        try:
+            if holder:
+                await self._limiter.release(charged.names, charged.caller, holder)
+            for name, (taken, cost) in (actual or {}).items():
+                await self._limiter.settle((name,), charged.caller, taken=taken, actual=cost)
+        except StoreUnavailable:
+            return  # the store has counted it as an error; what was held ends by itself
+
+    def settle(self, policy: str, actual: int) -> None:
+        """Say what the request in hand turned out to cost under one of its policies, for when its answer is out.
+
+        Raises:
+            NotRunning: outside a request that was charged.
+            ConfigurationError: the request was not charged under this policy.
+            ValueError: the cost is negative.
+        """
+        charged = CHARGED.get()
+        if charged is None:
+            raise NotRunning("there is no request here that was charged")
+        if policy not in charged.names:
+            raise ConfigurationError(f"the request was not charged under {policy!r}", remedy=f"of {charged.names}")
+        if actual < 0:
+            raise ValueError(f"the cost is {actual}, expected 0 or more")
+        cost = self._limiter.table.require(policy).cost
+        taken = cost(charged.request) if callable(cost) else cost
+        charged.actual = {**(charged.actual or {}), policy: (taken, actual)}
+
+    async def _charge(self, context: RequestContext, charged: Charged) -> LimitExceeded | None:
+        names, caller, limiter = charged.names, charged.caller, self._limiter
+        request, holder = charged.request, charged.holder
+        decision = limiter.check_now(names, caller, request=request, fields=context.fields, holder=holder)
+        if decision is None:
+            decision = await limiter.check(names, caller, request=request, fields=context.fields, holder=holder)
         if decision.allowed:
-            context.response_headers += decision_headers(decision)
+            context.response_headers += decision_headers(decision, self._dialect)
             return None
-        return self._refused(decision)
+        return self.refusal(decision)
 
     async def charge_address(self, context: RequestContext) -> LimitExceeded | None:
         """Spend one failed authentication against the caller's address alone."""
-        decision = await self._limiter.check(("public",), Caller(address=context.client))
-        return None if decision.allowed else self._refused(decision)
+        caller = Caller(address=context.client)
+        decision = await self._limiter.check(("public",), caller, fields=context.fields)
+        if decision.allowed:
+            context.response_headers += decision_headers(decision, self._dialect)
+            return None
+        return self.refusal(decision)
 
-    async def enforce(self, policies: Sequence[str], caller: Caller, *, commit: bool) -> None:
+    async def enforce(self, policies: Sequence[str], caller: Caller, *, commit: bool, blame: Blame = "address") -> None:
         """Spend, or only look, on behalf of a handler.
 
-        Raises:
-            LimitExceeded: a policy refuses.
-        """
-        decision = await self._limiter.check(policies, caller, commit=commit)
-        if not decision.allowed:
-            raise self._refused(decision)
+        Args:
+            blame: against whom a refusal counts; the caller's actor is whatever the handler says, so by default it is
+                the address.
 
-    def _refused(self, decision: Decision) -> LimitExceeded:
-        self._metrics.limit_exceeded(decision.violated)
-        return LimitExceeded(decision, upgrade_url=self._upgrade_url)
+        Raises:
+            LimitExceeded: a policy refuses; headers of an earlier decision do not stand beside its own.
+        """
+        decision = await self._limiter.check(policies, caller, commit=commit, blame=blame)
+        if decision.allowed:
+            return
+        if not commit and not (decision.is_penalty or decision.is_denied):
+            # Looking is no offence; asking for what is refused is, so it is asked for.
+            decision = await self._limiter.check(policies, caller, blame=blame)
+            if decision.allowed:  # something has come back in between
+                await self._limiter.refund(policies, caller)
+                return
+        context = CONTEXT.get()
+        if context is not None:
+            context.response_headers[:] = [pair for pair in context.response_headers if pair[0] not in OURS]
+        raise self.refusal(decision)
+
+    async def decide(self, policies: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision:
+        """Spend on behalf of code that is no route, and return the whole answer; nobody is blamed."""
+        return await self._limiter.check(policies, caller, cost=cost, blame="nobody")
+
+    def refusal(self, decision: Decision) -> LimitExceeded:
+        """Return a decision that refuses as the error that a client gets, and count it."""
+        self._metrics.limit_exceeded(("penalty",) if decision.is_penalty else decision.violated)
+        return LimitExceeded(decision, upgrade_url=self._upgrade_url, dialect=self._dialect)
 
 
 def _caller(context: RequestContext) -> Caller:

@@ -91,3 +91,14 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 """
+
+# The next $2 rows of the primary key, of which those of the organisation go. `last` is NULL behind the last row.
+PURGE_ORGANIZATION = """
+WITH slice AS (
+    SELECT scope_digest, organization FROM b1_idempotency WHERE scope_digest > $1 ORDER BY scope_digest LIMIT $2
+), gone AS (
+    DELETE FROM b1_idempotency WHERE scope_digest = ANY (ARRAY(SELECT scope_digest FROM slice WHERE organization = $3))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM gone) AS gone, (SELECT scope_digest FROM slice ORDER BY scope_digest DESC LIMIT 1) AS last
+"""

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 
 from b1.clock import Clock, SystemClock
 from b1.errors import IdempotencyInFlight, IdempotencyKeyReused, NotRunning, RequestError
-from b1.idempotency import queries
+from b1.idempotency import purging
 from b1.idempotency.attempt import Attempt, Refuse, Replay
 from b1.idempotency.fingerprint import Keyed
 from b1.idempotency.ledger import Counts, Ledger
 from b1.idempotency.options import IdempotencyOptions, ServiceOptions
+from b1.idempotency.purging import Purged
 from b1.idempotency.record import Record
 from b1.idempotency.spool import Spools
 from b1.idempotency.transactional import LeaseSource
+from b1.idempotency.usage import Measured, Usage, usage_of
 from b1.store.base import Store
 
 log = logging.getLogger("b1.idempotency")
@@ -169,10 +171,36 @@ class Idempotency:
         """Delete up to `limit` expired rows and return how many went; a living row is never waited for."""
         if self.database is None:
             return 0
-        async with self.database.acquire(priority="background", timeout_s=self.options.acquire_timeout_s) as lease:
-            gone = int(await lease.fetchval(queries.PURGE, limit or self.options.purge_batch))
+        limit = limit or self.options.purge_batch
+        gone = await purging.purge_expired(self.database, limit, timeout_s=self.options.acquire_timeout_s)
         self.counts.purged += gone
         return gone
+
+    async def purge_organization(self, organization: str | None) -> Purged:
+        """Forget every finished key of an organisation: what was asked under one of them may then happen again.
+
+        What is in flight meanwhile is not touched; call it when the organisation can ask for nothing any more.
+
+        Raises:
+            DatabaseBusy, DatabaseUnavailable, StoreUnavailable: in the middle; what is gone is gone, and a repeat goes on.
+        """
+        batch, rows = self.options.purge_batch, 0
+        if self.database is not None:
+            timeout_s = self.options.acquire_timeout_s
+            rows = await purging.purge_rows(self.database, organization or "", batch, timeout_s=timeout_s)
+        return Purged(rows, await purging.purge_store(self.store, organization, batch))
+
+    async def usage(self) -> Usage:
+        """Ask the store how full it is: one round trip, for a look now and then (`warnings_of` judges it).
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        if isinstance(self.store, Measured):
+            return usage_of(await self.store.usage())
+        seen = self.store.snapshot()
+        ratio = seen.held_bytes / seen.limit_bytes if seen.limit_bytes else None
+        return Usage(seen.keys, seen.held_bytes, seen.limit_bytes, ratio, None, None, None, False)
 
     async def _purge_for_ever(self) -> None:
         while True:

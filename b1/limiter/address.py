@@ -74,18 +74,26 @@ def canonical(text: str) -> str:
 @lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
     """Return what an address is counted under: an IPv6 address counts as its /64, which one customer owns whole."""
-    return address if ":" not in address else _prefix(address, IPV6_PREFIX_BITS)
+    try:
+        return address if ":" not in address else _prefix(address, IPV6_PREFIX_BITS)
+    except AddressValueError:
+        return UNKNOWN
 
 
 def network_of(address: str) -> str | bytes:
     """Return something that is equal for what `address_key` counts together, ten times as fast, for look-ups here."""
-    return address if ":" not in address else inet_pton(AF_INET6, address)[: IPV6_PREFIX_BITS // 8]
+    if ":" not in address:
+        return address
+    try:
+        return inet_pton(AF_INET6, address)[: IPV6_PREFIX_BITS // 8]
+    except OSError:
+        return UNKNOWN
 
 
 @lru_cache(maxsize=4096)
 def aggregates(address: str) -> tuple[tuple[str, int, int], ...]:
     """Return the networks around an IPv6 address that are counted too: key, prefix length, times the quota."""
-    if ":" not in address:
+    if ":" not in address or address_key(address) == UNKNOWN:
         return ()
     return tuple((_prefix(address, bits), bits, times) for bits, times in AGGREGATES)
 

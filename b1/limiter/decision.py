@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Caller(NamedTuple):
@@ -14,6 +14,7 @@ class Caller(NamedTuple):
         organization: the tenant the request acts in.
         role: scales policies that ask for it.
         tier: picks the quota.
+        keys: policy names with a text that they count instead of what their scope says.
     """
 
     address: str
@@ -21,12 +22,21 @@ class Caller(NamedTuple):
     organization: str | None = None
     role: str = "MEMBER"
     tier: str = "free"
+    keys: tuple[tuple[str, str], ...] = ()
+
+
+# Against whom a refusal counts as an offence: the actor (or the address of one without), the address, or nobody.
+Blame = Literal["caller", "address", "nobody"]
 
 
 class PolicyState(NamedTuple):
     """Where one policy stands for one caller.
 
-    `reset_s`: until the whole quota is there again if nobody calls; when nothing remains, until the first unit is.
+    Attributes:
+        limit: the quota; of a bucket its burst, so that `remaining` and `used` add up to it. While Redis is away this
+            process's part.
+        reset_s: until the whole quota is there again if nobody calls; when nothing remains, until the first unit is.
+        window_s: 0 where the policy has none (concurrency).
     """
 
     name: str
@@ -50,6 +60,8 @@ class Decision(NamedTuple):
         mode: ``memory``, ``redis`` or ``local``: who counted.
         now_s: the store's wall clock, whole seconds since 1970.
         shadowed: names of shadow policies that would have refused.
+        is_penalty: refused after repeated offences, whatever the policies say.
+        is_denied: refused for ever: the caller is on the list of those who are never let in.
     """
 
     allowed: bool
@@ -61,3 +73,5 @@ class Decision(NamedTuple):
     mode: str
     now_s: int
     shadowed: tuple[str, ...] = ()
+    is_penalty: bool = False
+    is_denied: bool = False

@@ -20,6 +20,13 @@ DIALECTS: tuple[Dialect, ...] = ("draft-11", "pr166", "legacy", "off")
 
 Headers = list[tuple[bytes, bytes]]
 
+EXPOSED = (
+    "Retry-After", "RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Used",
+    "X-RateLimit-Reset", "X-RateLimit-Window", "X-RateLimit-Tier", "X-RateLimit-Mode",
+)  # fmt: skip
+"""What a script of another origin has to be allowed to read."""
+
+OURS = frozenset(name.lower().encode() for name in EXPOSED)
 _ITEM = {"draft-11": b'"%b";r=%d;t=%d', "pr166": b'"%b";a=%d;w=%d'}
 _NO_TOKEN = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -27,23 +34,23 @@ _NO_TOKEN = re.compile(r"[^A-Za-z0-9._-]")
 def decision_headers(decision: Decision, dialect: Dialect = "draft-11") -> Headers:
     """Return the fields that tell a client where it stands; none when no policy applied."""
     nearest = decision.nearest
-    if nearest is None:
-        return []
     headers: Headers = []
-    if dialect != "off":
+    if nearest is not None and dialect != "off":
         limit, window, _, _ = _fixed(nearest.name, nearest.limit, nearest.window_s)
-        headers += (
+        headers = [
             (b"x-ratelimit-limit", limit),
             (b"x-ratelimit-remaining", b"%d" % nearest.remaining),
             (b"x-ratelimit-used", b"%d" % nearest.used),
             (b"x-ratelimit-reset", _iso(decision.now_s + nearest.reset_s)),
             (b"x-ratelimit-window", window),
             (b"x-ratelimit-tier", _token(decision.tier)),
-        )
+        ]
+        if decision.mode == "local":
+            headers.append((b"x-ratelimit-mode", b"local"))
         item = _ITEM.get(dialect)
         if item is not None:
             headers += _draft_headers((nearest,) if decision.allowed else decision.states, item)
-    if not decision.allowed:
+    if decision.retry_after_s and not decision.is_denied:
         headers.append((b"retry-after", b"%d" % decision.retry_after_s))
     return headers
 
@@ -61,7 +68,8 @@ def _draft_headers(states: tuple[PolicyState, ...], item: bytes) -> Headers:
 @lru_cache(maxsize=1024)
 def _fixed(name: str, limit: int, window_s: int) -> tuple[bytes, bytes, bytes, bytes]:
     # Policy names are checked to need no escaping in a structured field.
-    return b"%d" % limit, b"%d" % window_s, b'"%b";q=%d;w=%d' % (name.encode(), limit, window_s), name.encode()
+    what = b"w=%d" % window_s if window_s else b'qu="concurrent-requests"'
+    return b"%d" % limit, b"%d" % window_s, b'"%b";q=%d;%b' % (name.encode(), limit, what), name.encode()
 
 
 @lru_cache(maxsize=4096)

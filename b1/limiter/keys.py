@@ -12,15 +12,19 @@ from b1.limiter.policy import Policy, Scope
 _PREFIXES = {"window": "limit", "bucket": "gcra", "lease": "lease"}
 
 
-def charge_key(policy: Policy, *, address: str, actor: str | None, organization: str | None) -> str:
+def charge_key(
+    policy: Policy, *, address: str, actor: str | None, organization: str | None, custom: str | None = None
+) -> str:
     """Return ``limit:<counter>:<digest>`` (``gcra:``, ``lease:``) for one policy and one caller.
 
     Args:
         address: an `address_key`, so that a whole IPv6 network is one caller.
         actor: without one, the caller is counted by address whatever the scope.
         organization: without one, an organisation's policy counts the actor.
+        custom: a text that is counted instead of all of these.
     """
-    digest = _digest(_identity(policy.scope, address, actor, organization))
+    parts = _identity(policy.scope, address, actor, organization) if custom is None else ("custom", custom)
+    digest = _digest(parts)
     return f"{_PREFIXES[policy.kind]}:{policy.counter or policy.name}:{digest}"
 
 
@@ -49,7 +53,7 @@ def _identity(scope: Scope, address: str, actor: str | None, organization: str |
         return "address", address
     if scope == "actor+address":
         return "actor+address", actor, address
-    if scope == "actor" or organization is None:
+    if scope in ("actor", "custom") or organization is None:
         return "actor", actor
     if scope == "organization":
         return "organization", organization

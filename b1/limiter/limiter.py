@@ -1,30 +1,41 @@
 """One decision per request over all its policies, for all or nothing, in one round trip.
 
-The limiter knows policies and callers; counting is the store's. What a caller has to be charged is worked out once and
-kept for a while, because the same callers come back.
+The limiter knows policies and callers; counting is the store's. Who is shut out is refused from a small table here, without
+asking anybody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 
-from b1.clock import SystemClock
-from b1.limiter.address import address_key
-from b1.limiter.decision import Caller, Decision, PolicyState
-from b1.limiter.keys import charge_key
-from b1.limiter.policy import Policy, PolicyTable
-from b1.store.base import Balance, Charge, Spent, Store
+from b1.clock import Clock, SystemClock
+from b1.limiter.bills import EMPTY, Bill, Bills, costs_of, has_own_costs
+from b1.limiter.deciding import decision_of, passed
+from b1.limiter.decision import Blame, Caller, Decision
+from b1.limiter.gate import NO_FIELDS, Fields, Gate, LimiterOptions
+from b1.limiter.policy import PolicyTable
+from b1.store.base import Penalty, Spent, Store
 from b1.store.memory import MemoryStore
+from b1.store.terms import Terms
 from b1.units import MIB
 
-_BILLS = 1024
 _LOCAL_BYTES = 2 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class LimiterSnapshot:
-    """What the limiter says about itself; counts since the start."""
+    """What the limiter says about itself; counts since the start.
+
+    Attributes:
+        penalties: blocks that began in an answer to this process.
+        denied: requests refused from the table of those who are shut out.
+        denied_callers: who is in it.
+        refused_by, shadowed_by: by policy.
+    """
 
     mode: str
     policies: int
@@ -32,14 +43,11 @@ class LimiterSnapshot:
     refusals: int
     shadow_refusals: int
     callers_kept: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Bill:
-    """What one caller is charged for one set of policies."""
-
-    charges: tuple[Charge, ...]
-    policies: tuple[Policy, ...]
+    penalties: int = 0
+    denied: int = 0
+    denied_callers: int = 0
+    refused_by: Mapping[str, int] = field(default_factory=dict)
+    shadowed_by: Mapping[str, int] = field(default_factory=dict)
 
 
 class Limiter:
@@ -50,67 +58,210 @@ class Limiter:
         table: the policies.
         enabled: off, everything passes and no header shows.
         local: counts for `check_local`; default: a small store of its own.
+        clock: for those who are shut out; default: a memory store's own, else the system's.
     """
 
     def __init__(
-        self, store: Store, table: PolicyTable, *, enabled: bool = True, local: MemoryStore | None = None
+        self,
+        store: Store,
+        table: PolicyTable,
+        *,
+        enabled: bool = True,
+        local: MemoryStore | None = None,
+        options: LimiterOptions | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.table = table
         self._store = store
         self._enabled = enabled
-        self._spend_now = store.spend_now if isinstance(store, MemoryStore) else None
+        options = options or LimiterOptions()
+        self._rule = options.penalties
+        memory = store if isinstance(store, MemoryStore) else None
+        self._spend_now = memory.spend_now if memory is not None else None
+        monotonic = (clock or SystemClock()).monotonic
+        now_ms = memory.now_ms if memory is not None else lambda: int(monotonic() * 1000)
+        self._gate = Gate(store, options, now_ms)
         self._local = local or MemoryStore(_LOCAL_BYTES, SystemClock())
-        self._bills: dict[tuple[tuple[str, ...], Caller, int], _Bill] = {}
-        self._checks = self._refusals = self._shadow_refusals = 0
+        self._process = secrets.token_hex(8)
+        self._holders = count()
+        self._checks = self._refusals = 0
+        self._refused_by: Counter[str] = Counter()
+        self._shadowed_by: Counter[str] = Counter()
+        self.replace(table)
 
     def __repr__(self) -> str:
         return f"Limiter(mode={self._store.mode!r}, policies={len(self.table)}, refusals={self._refusals})"
 
-    async def check(self, names: Sequence[str], caller: Caller, *, cost: int = 1, commit: bool = True) -> Decision:
+    @property
+    def table(self) -> PolicyTable:
+        """The policies in force."""
+        return self._bills.table
+
+    def replace(self, table: PolicyTable) -> None:
+        """Put another table in force, from the next request on.
+
+        Counters belong to a policy's name (or `counter`) and window: where both stay, callers go on with what they used.
+        """
+        self._bills = Bills(table, self._rule)
+        self._has_own_costs = has_own_costs(table)
+        self._leases = frozenset(name for name, policy in table.items() if policy.kind == "lease")
+
+    def refusal(self, caller: Caller) -> Decision | None:
+        """Return the refusal of a caller who is on the list, or shut out as far as this process knows; else None.
+
+        For requests that no policy counts; `check` asks the same first.
+        """
+        if not self._enabled:
+            return None
+        refusal = self._gate.refusal(caller, "caller")
+        if refusal is not None:
+            self._refusals += 1
+        return refusal
+
+    async def check(
+        self,
+        names: Sequence[str],
+        caller: Caller,
+        *,
+        cost: int = 1,
+        commit: bool = True,
+        blame: Blame = "caller",
+        request: object = None,
+        fields: Fields = NO_FIELDS,
+        holder: str = "",
+    ) -> Decision:
         """Spend `cost` from every named policy or from none; with ``commit=False`` only look whether it would fit.
+
+        Args:
+            blame: against whom a refusal counts.
+            request: what policies with a function for their cost are given.
+            fields: headers by lower-case name, as further evidence against an address.
+            holder: from `new_holder`, where a policy limits concurrency; give it to `settle` at the end.
 
         Raises:
             ConfigurationError: a name is not in the table.
-            ValueError: the cost is negative.
+            ValueError: a cost is negative.
             StoreUnavailable: the store cannot count and has no local state behind it.
         """
-        bill = self._bill(names, caller, cost)
+        if self._enabled and (refusal := self._gate.refusal(caller, blame)) is not None:
+            self._refusals += 1
+            return refusal
+        bill = self._bill(names, caller, cost, blame, request)
         if not bill.charges:
-            return _passed(caller, self._store.mode)
-        spent = await self._store.spend(bill.charges, commit=commit)
-        return self._decide(bill, spent, caller, self._store.mode)
+            return passed(caller, self._store.mode)
+        terms = self._gate.terms(bill, caller, blame, fields, holder)
+        spent = await self._store.spend(bill.charges, commit=commit, terms=terms)
+        return self._decide(bill, spent, caller, self._store.mode, blame, fields)
 
-    def check_now(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision | None:
-        """Do what `check` does where the store answers without an await (memory); None where it cannot.
+    def check_now(
+        self,
+        names: Sequence[str],
+        caller: Caller,
+        *,
+        cost: int = 1,
+        blame: Blame = "caller",
+        request: object = None,
+        fields: Fields = NO_FIELDS,
+        holder: str = "",
+    ) -> Decision | None:
+        """Do what `check` does where no await is needed (memory, or the caller is shut out); None where it is.
 
         The request path asks this first: on one worker without Redis the decision costs no coroutine.
 
         Raises:
             ConfigurationError, ValueError: as `check`.
         """
+        if self._enabled and (refusal := self._gate.refusal(caller, blame)) is not None:
+            self._refusals += 1
+            return refusal
         if self._spend_now is None:
             return None
-        bill = self._bill(names, caller, cost)
+        bill = self._bill(names, caller, cost, blame, request)
         if not bill.charges:
-            return _passed(caller, "memory")
-        return self._decide(bill, self._spend_now(bill.charges), caller, "memory")
+            return passed(caller, "memory")
+        terms = self._gate.terms(bill, caller, blame, fields, holder)
+        return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", blame, fields)
 
     def check_local(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision:
         """Do what `check` does, in this process alone and without an await: for probes, which never wait."""
-        bill = self._bill(names, caller, cost)
+        bill = self._bills.of(names, caller, cost, "nobody") if self._enabled else EMPTY
         if not bill.charges:
-            return _passed(caller, "memory")
-        return self._decide(bill, self._local.spend_now(bill.charges), caller, "memory")
+            return passed(caller, "memory")
+        return self._decide(bill, self._local.spend_now(bill.charges), caller, "memory", "nobody", NO_FIELDS)
 
-    async def refund(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> None:
-        """Give back what a `check` spent, for work that was not done after all.
+    async def refund(
+        self, names: Sequence[str], caller: Caller, *, cost: int = 1, request: object = None, holder: str = ""
+    ) -> None:
+        """Give back what a `check` spent, for work that was not done after all; of concurrency, what `holder` has.
 
         Raises:
             ConfigurationError, StoreUnavailable: as `check`.
         """
-        bill = self._bill(names, caller, cost)
+        bill = self._bill(names, caller, cost, "nobody", request)
         if bill.charges:
+            await self._store.refund(bill.charges, holder=holder)
+
+    async def reset(self, names: Sequence[str], caller: Caller) -> Mapping[str, int]:
+        """Give back all that a caller has used under these policies, and forget its offences; return what was used.
+
+        Raises:
+            ConfigurationError, StoreUnavailable: as `check`.
+        """
+        await self.pardon(caller)
+        looked = await self.check(names, caller, cost=0, commit=False, blame="nobody")
+        used = {state.name: state.used for state in looked.states if state.used and state.name in self.table}
+        for name, units in used.items():
+            bill = self._bills.of((name,), caller, units, "nobody")
             await self._store.refund(bill.charges)
+        return used
+
+    async def settle(self, names: Sequence[str], caller: Caller, *, taken: int, actual: int) -> None:
+        """Correct the units of work that is done: give the rest back, or take what is missing whether it fits or not.
+
+        Raises:
+            ConfigurationError, StoreUnavailable: as `check`.
+        """
+        names = [name for name in names if name not in self._leases]
+        if not self._enabled or not names or actual == taken or self._gate.is_free(caller):
+            return
+        bill = self._bills.of(names, caller, abs(actual - taken), "nobody")
+        if actual < taken:
+            await self._store.refund(bill.charges)
+        else:
+            await self._store.spend(bill.charges, terms=Terms(is_forced=True))
+
+    async def release(self, names: Sequence[str], caller: Caller, holder: str) -> None:
+        """Give back what was held at a time; call it at every ending of the work.
+
+        Raises:
+            StoreUnavailable: then it comes back by itself, after the policy's `window_s`.
+        """
+        leases = [name for name in names if name in self._leases]
+        if leases:
+            await self.refund(leases, caller, holder=holder)
+
+    def holds(self, names: Sequence[str]) -> bool:
+        """Say whether one of the policies limits concurrency, so that `check` needs a holder."""
+        return bool(self._leases) and not self._leases.isdisjoint(names)
+
+    def new_holder(self) -> str:
+        """Return a name for one piece of work, unique among all processes."""
+        return f"{self._process}:{next(self._holders)}"
+
+    async def pardon(self, caller: Caller) -> Penalty:
+        """Forget the offences of an actor, or of the address of a caller without one.
+
+        Raises:
+            StoreUnavailable: as `check`.
+        """
+        return await self._gate.penalise(caller, strikes=0, pardon=True)
+
+    async def penalise(self, caller: Caller, *, strikes: int = 1) -> Penalty:
+        """Count offences that the limiter did not see; ``strikes=0`` only looks.
+
+        Raises:
+            StoreUnavailable: as `check`.
+        """
+        return await self._gate.penalise(caller, strikes=strikes, pardon=False)
 
     def snapshot(self) -> LimiterSnapshot:
         """Return numbers for health, metrics and tests; no I/O."""
@@ -119,81 +270,30 @@ class Limiter:
             policies=len(self.table),
             checks=self._checks,
             refusals=self._refusals,
-            shadow_refusals=self._shadow_refusals,
+            shadow_refusals=self._shadowed_by.total(),
             callers_kept=len(self._bills),
+            penalties=self._gate.begun,
+            denied=self._gate.denied.hits,
+            denied_callers=len(self._gate.denied),
+            refused_by=dict(self._refused_by),
+            shadowed_by=dict(self._shadowed_by),
         )
 
-    def _bill(self, names: Sequence[str], caller: Caller, cost: int) -> _Bill:
-        key = (tuple(names), caller, cost)
-        bill = self._bills.get(key)
-        if bill is None:
-            bill = self._make_bill(key[0], caller, cost)
-            if len(self._bills) >= _BILLS:
-                del self._bills[next(iter(self._bills))]  # the oldest; a caller who still calls is soon back
-            self._bills[key] = bill
-        return bill
+    def _bill(self, names: Sequence[str], caller: Caller, cost: int, blame: Blame, request: object) -> Bill:
+        if not self._enabled or self._gate.is_free(caller):
+            return EMPTY
+        if self._has_own_costs:
+            return self._bills.of(names, caller, costs_of(self.table, names, cost, request), blame)
+        return self._bills.of(names, caller, cost, blame)
 
-    def _make_bill(self, names: tuple[str, ...], caller: Caller, cost: int) -> _Bill:
-        if not self._enabled:
-            return _Bill((), ())
-        address = address_key(caller.address)
-        charges: dict[str, tuple[Charge, Policy]] = {}
-        for policy in map(self.table.require, names):
-            key = charge_key(policy, address=address, actor=caller.actor, organization=caller.organization)
-            is_anonymous = caller.actor is None and policy.scope != "address"
-            quota = self.table.quota(policy, role=caller.role, tier=caller.tier, is_anonymous=is_anonymous)
-            charge = Charge(key, quota, policy.window_s * 1000, cost, policy.shadow)
-            # One counter is charged once, by the strictest policy that names it.
-            if key not in charges or quota < charges[key][0].quota:
-                charges[key] = charge, policy
-        return _Bill(tuple(c for c, _ in charges.values()), tuple(p for _, p in charges.values()))
-
-    def _decide(self, bill: _Bill, spent: Spent, caller: Caller, mode: str) -> Decision:
+    def _decide(self, bill: Bill, spent: Spent, caller: Caller, mode: str, blame: Blame, fields: Fields) -> Decision:
         self._checks += 1
-        states = []
-        violated: tuple[str, ...] = ()
-        shadowed: tuple[str, ...] = ()
-        nearest: PolicyState | None = None
-        for policy, charge, balance in zip(bill.policies, bill.charges, spent.balances, strict=True):
-            if policy.shadow:
-                if not balance.allowed:
-                    shadowed += (policy.name,)
-                continue
-            state = _state(policy, charge, balance)
-            states.append(state)
-            if not balance.allowed:
-                if not violated or nearest is None or state.reset_s > nearest.reset_s:
-                    nearest = state
-                violated += (policy.name,)
-            elif not violated and (nearest is None or state.remaining < nearest.remaining):
-                nearest = state
-        self._shadow_refusals += len(shadowed)
-        retry_after_s = 0
-        if violated and nearest is not None:
+        decision = decision_of(bill, spent, caller, mode)
+        if decision.shadowed:
+            self._shadowed_by.update(decision.shadowed)
+        if not decision.allowed:
             self._refusals += 1
-            retry_after_s = nearest.reset_s
-        return Decision(
-            not violated,
-            violated,
-            nearest,
-            tuple(states),
-            retry_after_s,
-            caller.tier,
-            mode,
-            spent.now_ms // 1000,
-            shadowed,
-        )
-
-
-def _state(policy: Policy, charge: Charge, balance: Balance) -> PolicyState:
-    if not balance.allowed:
-        # A cost above the quota never fits; a whole window is then the longest that waiting could be about.
-        wait_ms = balance.retry_after_ms if balance.retry_after_ms >= 0 else charge.window_ms
-        reset_s = max(1, -(-wait_ms // 1000))
-    else:
-        reset_s = -(-(balance.reset_ms if balance.remaining else balance.renew_ms) // 1000)
-    return PolicyState(policy.name, charge.quota, balance.remaining, balance.used, reset_s, policy.window_s)
-
-
-def _passed(caller: Caller, mode: str) -> Decision:
-    return Decision(True, (), None, (), 0, caller.tier, mode, 0)
+            self._refused_by.update(decision.violated)
+        if spent.penalty is not None:
+            self._gate.note(decision, spent, caller, blame, fields)
+        return decision

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 from b1.errors import ConfigurationError
 from b1.store.base import MAX_UNITS, MAX_WINDOW_MS, Kind
 
-Scope = Literal["address", "actor", "organization", "actor+organization", "actor+address"]
-SCOPES: tuple[Scope, ...] = ("address", "actor", "organization", "actor+organization", "actor+address")
+Scope = Literal["address", "actor", "organization", "actor+organization", "actor+address", "custom"]
+SCOPES: tuple[Scope, ...] = ("address", "actor", "organization", "actor+organization", "actor+address", "custom")
 Algorithm = Literal["sliding-window", "gcra", "concurrency"]
 KINDS: Mapping[Algorithm, Kind] = MappingProxyType(
     {"sliding-window": "window", "gcra": "bucket", "concurrency": "lease"}
@@ -74,7 +74,8 @@ class Policy:
         name: 1 to 32 of a-z, 0-9, ``_`` and ``-``; appears in headers, metrics and the store's keys.
         quota: units per window, for tiers that `tiers` does not name.
         window_s: whole seconds, since the headers know nothing finer.
-        scope: what is counted together. A caller without an actor (or organisation) is counted by address instead:
+        scope: what is counted together; ``custom``: the text that comes with the caller (`Caller.keys`), else the actor. A
+            caller without an actor (or organisation) is counted by address instead:
             no scope lets anybody pass uncounted.
         tiers: quota by tier.
         role_scaled: the table's role multipliers apply.
@@ -136,6 +137,10 @@ class Policy:
             )
         if not callable(self.cost):
             self._check("cost", self.cost, MAX_UNITS)
+        elif self.algorithm == "concurrency":
+            raise ConfigurationError(
+                f"policy {self.name}: what is held at a time has a fixed cost", remedy="use a number"
+            )
         if self.burst is not None:
             if self.algorithm != "gcra":
                 raise ConfigurationError(f"policy {self.name}: burst is for gcra", remedy="leave it out")

@@ -5,17 +5,28 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from b1.errors import RateLimited
+from b1.errors import CallerDenied, PenaltyActive, RateLimited, RequestError
 from b1.limiter.decision import Decision, PolicyState
 
-QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_IANA = "https://iana.org/assignments/http-problem-types#"
+QUOTA_EXCEEDED = f"{_IANA}quota-exceeded"
+ABNORMAL_USAGE = f"{_IANA}abnormal-usage-detected"
+
+
+def error_of(decision: Decision) -> type[RequestError]:
+    """Return which error a refusal is."""
+    if decision.is_denied:
+        return CallerDenied
+    return PenaltyActive if decision.is_penalty else RateLimited
 
 
 def refusal_members(decision: Decision, *, upgrade_url: str) -> dict[str, Any]:
     """Return what a refusal adds to (and replaces in) the common members: nothing of it says who the caller is."""
+    if decision.is_denied:
+        return {"type": "about:blank", "detail": CallerDenied.title}
     return {
-        "type": QUOTA_EXCEEDED,
-        "detail": _detail(decision.nearest),
+        "type": ABNORMAL_USAGE if decision.is_penalty else QUOTA_EXCEEDED,
+        "detail": _detail(decision),
         "retryAfter": decision.retry_after_s,
         "currentTier": decision.tier,
         "upgradeUrl": upgrade_url,
@@ -26,19 +37,25 @@ def refusal_members(decision: Decision, *, upgrade_url: str) -> dict[str, Any]:
 
 def refusal_body(decision: Decision, *, request_id: str, instance: str, upgrade_url: str) -> dict[str, Any]:
     """Return the whole problem document of a refusal."""
+    error = error_of(decision)
     return {
-        "title": RateLimited.title,
-        "status": RateLimited.status,
-        "code": RateLimited.code,
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
         "instance": instance,
         "requestId": request_id,
         **refusal_members(decision, upgrade_url=upgrade_url),
     }
 
 
-def _detail(nearest: PolicyState | None) -> str:
+def _detail(decision: Decision) -> str:
+    nearest = decision.nearest
+    if decision.is_penalty:
+        return f"Refused after repeated offences; whoever waits {decision.retry_after_s} s is let in."
     if nearest is None:
         return RateLimited.title
+    if not nearest.window_s:
+        return f'Policy "{nearest.name}" allows {nearest.limit} requests at a time.'
     return f'Policy "{nearest.name}" allows {nearest.limit} requests per {nearest.window_s} s.'
 
 

@@ -81,6 +81,12 @@ MEMORY_STALL = Metric(
 )
 MEMORY_IRRECLAIMABLE = Metric("b1_memory_irreclaimable", "gauge", "1 while reclaiming no longer helps.")
 
+ADMISSION_RUNG = Metric("b1_admission_rung", "gauge", "How far admission is restricted: 0 is open, 4 the last.")
+ADMISSION_RUNNING = Metric("b1_admission_running", "gauge", "Requests in work.", ("lane",))
+ADMISSION_QUEUED = Metric("b1_admission_queued", "gauge", "Requests that wait for their turn.", ("lane",))
+ADMISSION_LIMIT = Metric("b1_admission_limit", "gauge", "Requests that may be in work at once.", ("lane",))
+ADMISSION_ADMITTED = Metric("b1_admission_admitted_total", "counter", "Requests admitted.", ("class",))
+ADMISSION_REFUSED = Metric("b1_admission_refused_total", "counter", "Requests refused with 503.", ("class", "reason"))
 LOOP_UTILISATION = Metric(
     "b1_event_loop_utilisation_ratio", "gauge", "Share of the last ten seconds in which the loop's thread computed."
 )

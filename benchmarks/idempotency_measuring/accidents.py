@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from b1.embedded import process
 from idempotency_measuring.world import World
-from tests.real.doomed import POINTS, order
+from tests.real.points import POINTS, order
 
 ARRIVAL_LIMIT_S = 20.0
 PAUSE_S = (0.2, 2.5)

@@ -1,4 +1,4 @@
-"""A closed load of given requests over kept connections, every answer checked: right for CPU per request, wrong for latency."""
+"""A closed load over kept connections, every answer checked: right for CPU per request, wrong for latency."""
 
 from __future__ import annotations
 

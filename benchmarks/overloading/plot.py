@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 860, 420
-LEFT, RIGHT, TOP, BOTTOM = 56, 190, 52, 52
+WIDTH, HEIGHT = 920, 420
+LEFT, RIGHT, TOP, BOTTOM = 56, 250, 52, 52
 LINE_PX = 16
 
 # Of each line in order: its colour by day and by night, and its dash.

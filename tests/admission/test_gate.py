@@ -28,12 +28,14 @@ class World:
     def __init__(self, **options: Any) -> None:
         self.clock = ManualClock()
         self.level = self.lag = 0
+        self.is_overlapping = False
         numbers = {"initial_limit": 2, "least_limit": 2, "most_limit": 2, "threads": 2, "shares": (0.5, 0.4, 0.1)}
         self.gate = Gate(
             AdmissionOptions(**{**numbers, **options}),
             self.clock,
             level=lambda: self.level,
             lag_level=lambda: self.lag,
+            is_overlapping=lambda: self.is_overlapping,
             random=Random(1),
         )
         self.route = self.gate.habits("/", rank=NORMAL)
@@ -379,3 +381,56 @@ async def test_no_permit_is_lost_to_random_cancellations() -> None:
 def _note(task: asyncio.Task[None], done: Counter[str]) -> bool:
     done["cancelled" if task.cancelled() else "failed" if task.exception() else "ended"] += 1
     return False
+
+
+async def test_a_body_on_its_way_holds_no_permit_and_its_time_is_the_clients() -> None:
+    world = World()
+    slow = world.fill(2)
+    for one in slow:
+        world.gate.pause(one)
+    others = world.fill(2)
+    assert (2, 2) == (world.gate.reading, world.gate.snapshot().running)
+    world.clock.advance(5)
+    for one in slow:
+        world.gate.resume(one)
+    assert (0, 4, 5.0) == (world.gate.reading, world.gate.snapshot().running, slow[0].waited_s)
+    for one in (*slow, *others):
+        world.gate.leave(one, is_honest=True)
+    assert 0 == world.gate.snapshot().running
+
+
+async def test_a_permit_that_comes_free_by_a_slow_body_goes_to_whoever_waits() -> None:
+    world = World()
+    slow, _ = world.fill(2)
+    waiting = world.ticket()
+    task = world.waits(waiting)
+    await world.settle()
+    assert not task.done()
+    world.gate.pause(slow)
+    assert await world.reason(task) is None
+
+
+async def test_what_waited_in_the_socket_while_nobody_accepted_is_as_young_as_the_worker() -> None:
+    world = World()
+    world.clock.advance(100)
+    world.gate.open()
+    now_s = world.clock.monotonic()
+    assert (now_s, now_s + 3) == (world.gate.age_from(now_s - 8), world.gate.age_from(now_s + 3))
+
+
+@pytest.mark.parametrize("calm", ["opening", "overlapping", None])
+async def test_a_queue_that_stands_because_of_a_replacement_is_no_overload(calm: str | None) -> None:
+    world = World(standing_s=0.1, target_s=0.1, patience_s=1.0)
+    if calm == "opening":
+        world.gate.open()
+    world.is_overlapping = calm == "overlapping"
+    world.gate.look()
+    world.fill(2)
+    first = world.waits(world.ticket())
+    await world.settle()
+    world.clock.advance(0.5)  # the queue has stood for half a second
+    second = world.waits(world.ticket())
+    await asyncio.sleep(0.05)
+    assert (calm is None, False) == (first.done(), second.done())
+    await world.gate.aclose()
+    await asyncio.gather(first, second)

@@ -151,12 +151,13 @@ def inside(
     client: str = "203.0.113.9",
     template: str = "/",
     contexts: list[RequestContext] | None = None,
+    started_s: float = 0.0,
 ) -> ASGIApp:
     """Put a request's context around `layer`, as the layers outside it would, and add its headers to the answer."""
     route = Route(template, options or RouteOptions())
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-        context = RequestContext("request-1", 0.0, route, {}, dict(scope["headers"]))
+        context = RequestContext("request-1", started_s, route, {}, dict(scope["headers"]))
         context.principal = principal
         context.client = client
         scope["b1"] = context

@@ -349,3 +349,40 @@ def test_routes_that_do_not_match_are_made_once() -> None:
     routes = RouteTable.of(app)
     for path in ("/a/x", "/b", "/c"):
         assert routes.find("POST", path)[0] is routes.find("PUT", path)[0]
+
+
+async def test_slow_uploads_do_not_take_the_places_of_others() -> None:
+    world = World(limit=1)
+    world.may_end.set()
+    is_sent = asyncio.Event()
+
+    async def slow_body() -> Message:
+        await is_sent.wait()
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await receive()
+        await App()(scope, receive, send)
+
+    layer = Admission(work, gate=world.gate, options=world.layer._options, is_running=lambda: True, random=Random(1))
+
+    async def slow_client(scope: Scope, receive: Receive, send: Send) -> None:
+        await inside(layer)(scope, slow_body, send)
+
+    upload = partial(call, slow_client, method="POST", headers=[(b"content-length", b"1")])
+    uploads = [asyncio.create_task(upload()) for _ in range(5)]
+    async with asyncio.timeout(10):
+        while world.gate.reading < 5:  # noqa: ASYNC110 - counts turns of the loop
+            await asyncio.sleep(0)
+    assert 200 == (await call(inside(layer))).status
+    is_sent.set()
+    assert {200} == {reply.status for reply in await asyncio.gather(*uploads)}
+    assert (0, 0) == (world.gate.reading, world.gate.snapshot().running)
+
+
+async def test_bodies_on_their_way_have_a_bound() -> None:
+    world = World(limit=4, most_reading=0)
+    reply = await call(inside(world.layer), method="POST", headers=[(b"content-length", b"1")])
+    assert (503, "OVERLOADED") == (reply.status, reply.code)
+    assert 0 == world.gate.snapshot().running

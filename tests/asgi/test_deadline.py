@@ -20,7 +20,7 @@ AT_ONCE_S = 0.01
 
 async def get(app: ASGIApp, *, options: RouteOptions | None = None, default_s: float = AT_ONCE_S, **more: Any) -> Reply:
     layer = Deadline(app, clock=ManualClock(monotonic=1000.0), deadlines=Deadlines(), default_s=default_s)
-    return await call(inside(layer, options=options, **more))
+    return await call(inside(layer, options=options, **{"started_s": 1000.0, **more}))
 
 
 async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,14 +52,14 @@ async def test_the_answer_may_not_be_stored() -> None:
 
 
 class TestTheMomentOfTheEnd:
-    async def seen(self, options: RouteOptions | None = None) -> float | None:
+    async def seen(self, options: RouteOptions | None = None, **more: Any) -> float | None:
         found: list[float | None] = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             found.append(DEADLINE.get())
             await App()(scope, receive, send)
 
-        await get(app, options=options, default_s=30.0)
+        await get(app, options=options, default_s=30.0, **more)
         return found[0]
 
     async def test_everything_below_sees_it(self) -> None:
@@ -67,6 +67,9 @@ class TestTheMomentOfTheEnd:
 
     async def test_the_routes_own_wins(self) -> None:
         assert await self.seen(RouteOptions(deadline_s=2.0)) == 1002.0
+
+    async def test_what_the_request_waited_for_its_turn_is_part_of_it(self) -> None:
+        assert await self.seen(started_s=990.0) == 1020.0
 
     async def test_nobody_sees_it_afterwards(self) -> None:
         await get(App())

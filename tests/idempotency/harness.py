@@ -122,10 +122,18 @@ async def post(
     headers: tuple[tuple[bytes, bytes], ...] = (),
     messages: list[Message] | None = None,
     path: str = "/things",
+    query: bytes = b"",
+    content_type: bytes = b"application/json",
+    raw: bytes | None = None,
 ) -> Reply:
-    """Send a request and collect its answer; an exception of the application is the server's 500."""
+    """Send a request and collect its answer; an exception of the application is the server's 500.
+
+    Args:
+        raw: the body as it stands, instead of `body` as JSON.
+    """
     reply = Reply()
-    incoming = messages or [{"type": "http.request", "body": json.dumps(body or {}).encode(), "more_body": False}]
+    sent = json.dumps(body or {}).encode() if raw is None else raw
+    incoming = messages or [{"type": "http.request", "body": sent, "more_body": False}]
     gone = asyncio.Event()
 
     async def receive() -> Message:
@@ -142,12 +150,12 @@ async def post(
         elif message["type"] == "http.response.body":
             reply.body += message.get("body", b"")
 
-    fields = [(b"content-type", b"application/json"), *headers]
+    fields = [(b"content-type", content_type), *headers]
     if key is not None:
         fields.append((b"idempotency-key", key.encode()))
     scope = {
         "type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "", "scheme": "http",
-        "query_string": b"", "headers": fields, "http_version": "1.1", "asgi": {"version": "3.0"},
+        "query_string": query, "headers": fields, "http_version": "1.1", "asgi": {"version": "3.0"},
         "server": ("test", 80), "client": ("127.0.0.1", 1), "principal": principal,
     }  # fmt: skip
     async with asyncio.timeout(LIMIT_S):

@@ -16,7 +16,7 @@ from b1.idempotency import Attempt, IdempotencyOptions, queries
 from b1.idempotency.fingerprint import Keyed
 from b1.idempotency.record import Record, encode
 from b1.types import Principal
-from tests.idempotency.harness import World, effects, make_thing, post, records
+from tests.idempotency.harness import World, effects, make_thing, post, records, until
 
 IMPATIENT = IdempotencyOptions(transactional=True, wait_s=0.0)
 
@@ -102,6 +102,29 @@ async def test_a_refusal_over_an_expired_row_replaces_it(database: Database) -> 
     first, again = [await post(World(database).handle(refusing), {"a": 2}) for _ in range(2)]
     assert [(first.status, first.replayed), (again.status, again.replayed)] == [(404, False), (404, True)]
     assert (await effects(database), await records(database)) == (1, 1)
+
+
+async def test_1000_duplicates_have_one_effect_and_hold_one_connection(database: Database) -> None:
+    world = World(database, route=IdempotencyOptions(transactional=True, wait_s=20.0))
+    go_on = asyncio.Event()
+
+    async def slow(attempt: Attempt, body: dict[str, Any]) -> Any:
+        made = await make_thing(attempt, body)
+        await go_on.wait()
+        return made
+
+    app = world.handle(slow)
+    requests = [asyncio.create_task(post(app, {"a": 1})) for _ in range(1000)]
+    await until(lambda: world.service.snapshot().conflicts == 995 and world.service.snapshot().waiting == 4)
+    assert (database.snapshot().in_use, database.snapshot().waiting) == (1, 0)
+    go_on.set()
+    replies = await asyncio.gather(*requests)
+    made = [reply for reply in replies if reply.status == 201]
+    refused = [reply for reply in replies if reply.code == "IDEMPOTENCY_IN_FLIGHT" and "retry-after" in reply.headers]
+    assert (len(made), len(refused)) == (5, 995)
+    later = [await post(app, {"a": 1}) for _ in range(20)]
+    assert {reply.body for reply in [*made, *later]} == {made[0].body} and all(reply.replayed for reply in later)
+    assert await effects(database) == 1
 
 
 class TestAgainstTheVersionBefore:

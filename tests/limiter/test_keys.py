@@ -19,9 +19,10 @@ def _key(
     organization: str | None = "o",
     name: str = "p",
     counter: str | None = None,
+    custom: str | None = None,
 ) -> str:
     policy = Policy(name, 1, 60, scope=scope, counter=counter)
-    return charge_key(policy, address=address, actor=actor, organization=organization)
+    return charge_key(policy, address=address, actor=actor, organization=organization, custom=custom)
 
 
 def test_parts_that_read_the_same_when_joined_are_different_callers() -> None:
@@ -31,8 +32,15 @@ def test_parts_that_read_the_same_when_joined_are_different_callers() -> None:
 
 
 def test_the_scope_is_part_of_the_key() -> None:
-    keys = {_key(scope, address="x", actor="x", organization="x") for scope in SCOPES}
-    assert len(keys) == len(SCOPES)
+    keys = {_key(scope, address="x", actor="x", organization="x") for scope in SCOPES if scope != "custom"}
+    assert len(keys) == len(SCOPES) - 1
+
+
+def test_a_text_of_the_callers_own_is_counted_whatever_the_scope_says() -> None:
+    keys = {_key(scope, custom="x") for scope in SCOPES}
+    assert len(keys) == 1
+    assert keys.isdisjoint({_key(scope, actor="x") for scope in SCOPES})
+    assert _key("custom") == _key("actor")
 
 
 @pytest.mark.parametrize(
@@ -46,8 +54,8 @@ def test_the_scope_is_part_of_the_key() -> None:
     ],
 )
 def test_a_scope_counts_what_it_says(scope: Scope, same: dict[str, str], different: dict[str, str]) -> None:
-    assert _key(scope, **same) == _key(scope)  # type: ignore[arg-type]
-    assert _key(scope, **different) != _key(scope)  # type: ignore[arg-type]
+    assert _key(scope, **same) == _key(scope)
+    assert _key(scope, **different) != _key(scope)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -1,12 +1,8 @@
 """Pantry with a way to die: at the point that a file names, the worker kills itself as `kill -9` would.
 
-``b1 run tests.real.doomed:app`` with DOOMED_FOLDER. Only this module knows the points: it wraps methods of the library from
-outside, so that nothing of it is in production. Who wants a death writes the point's name into ``doom`` (`order`); the
+``b1 run tests.real.doomed:app`` with DOOMED_FOLDER, and nothing else may import this: it wraps methods of the library, so
+that nothing of it is in production. Who wants a death writes the point's name into ``doom`` (`tests.real.points`); the
 first request that gets there takes the file away and dies, once. ``linger`` holds seconds to wait inside the transaction.
-
-Points, in the order in which a request passes them: before-claim, claimed, in-transaction, before-commit, committing (at
-some instant between the first byte of the last statements and their answer), committed, storing (the record is on its way
-to Redis), answering.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from app.main import app
@@ -25,21 +20,10 @@ from b1.asgi.middleware.exchange import Exchange
 from b1.idempotency import Attempt, Idempotency, Transaction
 from b1.idempotency.transactional import Deferred
 
-__all__ = ["POINTS", "app", "order"]
+__all__ = ["app"]
 
-POINTS = (
-    "before-claim", "claimed", "in-transaction", "before-commit", "committing", "committed", "storing", "answering",
-)  # fmt: skip
 _COMMITTING_S = 0.003
 _STORING_S = 0.001
-
-
-def order(folder: Path, point: str) -> Path:
-    """Ask for one death at `point`; return the file that is there until somebody dies."""
-    part, doom = folder / "doom.part", folder / "doom"
-    part.write_text(point)
-    part.replace(doom)
-    return doom
 
 
 def _is_here(point: str) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import asyncpg
 import pytest
 
 from tests.real.client import EXPENSE, Answer, Client
-from tests.real.doomed import POINTS
+from tests.real.points import POINTS, linger
 from tests.real.server import Started
 
 pytestmark = pytest.mark.real
@@ -27,6 +26,8 @@ pytestmark = pytest.mark.real
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "idempotency_kill.py"
 LIMIT_S = 110
 DUPLICATES = 1000
+AT_ONCE = 20
+COME_BACK = {(409, "IDEMPOTENCY_IN_FLIGHT"), (503, "OVERLOADED")}
 LINGER_S = 1.0
 SAMPLE_S = 0.005
 MOST_CONNECTIONS_OF_ONE_KEY = 1
@@ -80,24 +81,29 @@ def doomed(tmp_path: Path, pantry_url: str, module_redis: Any) -> Iterator[Start
 async def test_1000_duplicates_at_once_have_one_effect_and_hold_one_connection(
     doomed: Started, pantry_url: str, tmp_path: Path
 ) -> None:
+    """Admission may turn most of them away before their key is looked at: that is an answer too, and they come back."""
     user = await asyncio.to_thread(doomed.client.log_in)
     await asyncio.to_thread(user.spend, "warm")
-    (tmp_path / "linger").write_text(str(LINGER_S))
-    data = _request(user, "the one")
-    seen, answers = await _while_sampling(pantry_url, _ask_all(doomed.port, data))
-    (tmp_path / "linger").unlink()
-    codes = Counter((answer.status, answer.code) for answer in answers)
-    assert {(201, None), (409, "IDEMPOTENCY_IN_FLIGHT")} == set(codes), codes
-    assert (DUPLICATES, MOST_CONNECTIONS_OF_ONE_KEY) == (codes.total(), max(seen))
-    assert all("retry-after" in answer.headers for answer in answers if answer.status == 409)
-    made = [answer for answer in answers if answer.status == 201]
+    lingering = linger(tmp_path, LINGER_S)
+    data = _request(user, "the-one")
+    seen, first = await _while_sampling(pantry_url, _ask_all(doomed.port, data, DUPLICATES))
+    lingering.unlink()
+    assert {(201, None)} <= _kinds(first) <= {(201, None), *COME_BACK}, _kinds(first)
+    assert all("retry-after" in answer.headers for answer in first if answer.status != 201)
+    assert (DUPLICATES, MOST_CONNECTIONS_OF_ONE_KEY) == (len(first), max(seen))
+    made = [answer for answer in first if answer.status == 201]
+    async with asyncio.timeout(LIMIT_S):
+        while len(made) < DUPLICATES:
+            again = await _ask_all(doomed.port, data, min(AT_ONCE, DUPLICATES - len(made)))
+            assert _kinds(again) <= {(201, None), *COME_BACK}
+            made += [answer for answer in again if answer.status == 201]
     assert 1 == sum(answer.headers.get("idempotent-replayed") is None for answer in made)
-    again = await _ask_all(doomed.port, data)
-    assert {(201, "true", made[0].body)} == {
-        (answer.status, answer.headers.get("idempotent-replayed"), answer.body) for answer in [*again]
-    }
-    assert {made[0].body} == {answer.body for answer in made}
+    assert 1 == len({answer.body for answer in made})
     assert 2 == await _count(pantry_url, "SELECT count(*) FROM expenses")
+
+
+def _kinds(answers: list[Answer]) -> set[tuple[int, str | None]]:
+    return {(answer.status, answer.code) for answer in answers}
 
 
 def _request(user: Client, key: str) -> bytes:
@@ -114,7 +120,7 @@ def _request(user: Client, key: str) -> bytes:
     return f"POST /v1/finance/expenses HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-async def _ask_all(port: int, data: bytes) -> list[Answer]:
+async def _ask_all(port: int, data: bytes, times: int) -> list[Answer]:
     async def ask() -> Answer:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -124,7 +130,7 @@ async def _ask_all(port: int, data: bytes) -> list[Answer]:
             writer.close()
 
     async with asyncio.timeout(LIMIT_S):
-        return await asyncio.gather(*(ask() for _ in range(DUPLICATES)))
+        return await asyncio.gather(*(ask() for _ in range(times)))
 
 
 async def _while_sampling(url: str, work: Any) -> tuple[list[int], Any]:

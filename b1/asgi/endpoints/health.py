@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from b1 import __version__
+from b1.admission import AdmissionSnapshot
 from b1.alerts import AlertsSnapshot
+from b1.asgi.endpoints.admission import admission_report
 from b1.asgi.endpoints.database import database_report, postgres_component
 from b1.asgi.endpoints.draft import draft_report
 from b1.asgi.endpoints.event_loop import event_loop_report
@@ -81,6 +83,7 @@ class State:
     db_limit: int
     redis_limit: int
     refusals: Mapping[str, int] = field(default_factory=dict)
+    admission: AdmissionSnapshot | None = None
     workers: Workers | None = None
 
 
@@ -129,6 +132,7 @@ class Health:
             "database": database_report(state.database, full=full),
             "memory": memory_report(state.memory),
             "event_loop": event_loop_report(state.loop, full=full),
+            "admission": admission_report(state.admission, full=full),
         }
 
     def draft(self) -> tuple[int, dict[str, Any]]:

@@ -7,7 +7,7 @@ callers: the store knows them by digest alone, so whoever asks has to say whom.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +21,7 @@ from b1.types import Receive, Scope, Send
 LIMITS_PATH = "/internal/limits"
 METHODS = frozenset({"GET", "HEAD", "DELETE"})
 _FIELDS = frozenset({"actor", "organization", "address", "role", "tier", "key", "policy"})
+_ALWAYS = frozenset({"name", "quota", "window_s", "scope"})
 _NOBODY = "-"
 
 
@@ -62,6 +63,7 @@ class LimitsDesk:
         for state in before:
             if state.used:
                 await self._limiter.refund((state.name,), caller, cost=state.used)
+        penalty = await self._limiter.pardon(caller)
         after = (await self._limiter.check(names, caller, cost=0, commit=False)).states
         return {
             "caller": dict(asked),
@@ -87,11 +89,15 @@ class LimitsDesk:
 
 
 def describe(policy: Policy) -> dict[str, Any]:
-    """Return a policy as JSON: what differs from its defaults."""
-    fields = {name: getattr(policy, name) for name in policy.__slots__}
-    fields["tiers"] = dict(policy.tiers)
-    always = ("name", "quota", "window_s", "scope")
-    return {name: value for name, value in fields.items() if name in always or value}
+    """Return a policy as JSON: its first four fields, and of the others what differs from the default."""
+    described: dict[str, Any] = {}
+    for one in fields(policy):
+        value = getattr(policy, one.name)
+        if one.name == "tiers":
+            value = dict(value)
+        if one.name in _ALWAYS or (value and value != one.default):
+            described[one.name] = "by request" if callable(value) else value
+    return described
 
 
 def _asked(scope: Scope) -> dict[str, str]:

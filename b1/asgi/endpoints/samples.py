@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from b1.admission import AdmissionSnapshot, Rung
 from b1.asgi.endpoints.health import State
 from b1.metrics import names
 from b1.metrics.registry import Sample
 from b1.watchdog import WatchdogSnapshot
+
+RUNGS = tuple(rung.name.lower() for rung in Rung)
 
 
 def samples(state: State) -> Iterator[Sample]:
@@ -63,6 +66,7 @@ def _memory(state: State) -> Iterator[Sample]:
     for step, returned_bytes in state.memory.returned_by_step:
         yield names.MEMORY_RECLAIMED, (step,), float(returned_bytes)
     yield from _loop(state.loop)
+    yield from _admission(state.admission)
 
 
 def _database(state: State) -> Iterator[Sample]:
@@ -126,3 +130,17 @@ def _loop(loop: WatchdogSnapshot) -> Iterator[Sample]:
     for cause, stalls, stalled_s in loop.stalls:
         yield names.LOOP_STALLS, (cause,), stalls
         yield names.LOOP_STALLED, (cause,), stalled_s
+
+
+def _admission(admission: AdmissionSnapshot | None) -> Iterator[Sample]:
+    if admission is None:
+        return
+    yield names.ADMISSION_RUNG, (), float(RUNGS.index(admission.rung))
+    for lane in admission.lanes:
+        yield names.ADMISSION_RUNNING, (lane.name,), float(lane.running)
+        yield names.ADMISSION_QUEUED, (lane.name,), float(lane.queued)
+        yield names.ADMISSION_LIMIT, (lane.name,), float(lane.limit)
+    for name, count in admission.admitted:
+        yield names.ADMISSION_ADMITTED, (name,), float(count)
+    for name, reason, count in admission.refused:
+        yield names.ADMISSION_REFUSED, (name, reason), float(count)

@@ -1,4 +1,4 @@
-"""The clock of the work starts when the work is admitted; all that waits in it (database, store, loads) sees one end."""
+"""The clock of the work starts when the request is parsed; all that waits in it (turn, database, store) sees one end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Deadline:
             return
         context: RequestContext = scope["b1"]
         limit_s = context.route.options.deadline_s or self._default_s
-        token = DEADLINE.set(self._clock.monotonic() + limit_s)
+        now_s = self._clock.monotonic()
+        limit_s = max(0.0, limit_s - (now_s - context.started_s))  # what it waited for its turn is part of it
+        token = DEADLINE.set(now_s + limit_s)
         watch = self._deadlines.begin(limit_s)
 
         async def begin(message: Message) -> None:

@@ -1,4 +1,7 @@
-"""Asks the limiter once, adds its headers to whatever answer follows, or refuses with 429."""
+"""Asks the limiter once, adds its headers to whatever answer follows, or refuses with 429.
+
+What a policy counts at a time is given back when the answer has ended, however it ended.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,16 @@ class LimiterLayer:
             except RequestError as error:
                 await send_problem(send, error, scope)
                 return
-        refusal = await self._limits.charge(context, self._limits.of(context, policies, scope["method"]))
+        names = self._limits.of(context, policies, scope["method"])
+        charged, refusal = await self._limits.admit(context, names, scope)
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if charged.is_open:
+                await self._limits.end(charged)
 
     async def _classified(self, context: RequestContext, receive: Receive) -> tuple[tuple[str, ...], Receive]:
         """Read the body to learn the class; what cannot be classed spends the route's own limits and is judged there."""
