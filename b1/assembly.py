@@ -9,6 +9,7 @@ from b1.asgi import stack
 from b1.asgi.context import RequestContext
 from b1.asgi.endpoints.dashboard import dashboard_endpoint
 from b1.asgi.endpoints.health import Health
+from b1.asgi.endpoints.limits import LIMITS_PATH, METHODS, LimitsDesk
 from b1.asgi.middleware.admission import Admission
 from b1.asgi.middleware.cache import CacheLayer
 from b1.asgi.middleware.cors import cors_layer
@@ -18,7 +19,7 @@ from b1.asgi.middleware.idempotency import IdempotencyMiddleware
 from b1.asgi.middleware.identity import IdentityLayer
 from b1.asgi.middleware.limiter import LimiterLayer
 from b1.asgi.middleware.observe import Observe
-from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints, json_endpoint
+from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints, json_endpoint, served
 from b1.asgi.routes import RouteTable
 from b1.factories import admission_options
 from b1.runtime import Runtime
@@ -107,6 +108,8 @@ def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     endpoints["/internal/cache-stats"] = json_endpoint(lambda: _cache_stats(runtime))
     if runtime.idempotency is not None:
         endpoints["/internal/idempotency-stats"] = json_endpoint(lambda: _idempotency_stats(runtime))
+    if settings.enable_rate_limiting:
+        endpoints[LIMITS_PATH] = served(LimitsDesk(runtime.limiter), METHODS)
     if settings.enable_metrics:
         endpoints["/metrics"] = endpoints["/v1/system/metrics/prometheus"] = Endpoint(partial(_exposition, runtime))
     if settings.enable_dashboard:
@@ -136,9 +139,11 @@ def _cache_stats(runtime: Runtime) -> dict[str, Any]:
 
 
 def _idempotency_stats(runtime: Runtime) -> dict[str, Any]:
-    state = runtime.state()
+    state, usage = runtime.state(), runtime.key_usage
     return {
         "idempotency": state.idempotency,
+        "usage": usage.usage if usage is not None else None,
+        "warnings": usage.warnings if usage is not None else (),
         "store": {"mode": state.store.mode, "connected": state.store.connected, "keys": state.store.keys,
                   "held_bytes": state.store.held_bytes},
     }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from b1.asgi.limiting import By, Limit, Limited, Limiting
 from b1.asgi.options import CacheOptions, Classify, declare
 from b1.types import Principal
 
@@ -16,11 +17,26 @@ EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
 
 
 class Declarations:
-    """The decorators; they need no running application."""
+    """The decorators; they need no running application.
 
-    def limit(self, *policies: str) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare the route's policies, instead of the default ones; none at all when the handler calls `enforce`."""
-        return partial(declare, limits=policies)
+    Attributes:
+        limiting: the policies, to which a rate that a route declares adds one.
+    """
+
+    limiting: Limiting
+
+    def limit(
+        self, *limits: Limit, by: By | None = None, with_default: bool = False
+    ) -> Callable[[EndpointFunction], EndpointFunction]:
+        """Declare what the route spends: ``@b1.limit("100/minute", by="address")``, ``@b1.limit("search")``.
+
+        Instead of the default policies, or beside them; none at all when the handler calls `enforce`. See `Limiting.limit`.
+        """
+        return self.limiting.limit(*limits, by=by, with_default=with_default)
+
+    def limited(self, *limits: Limit, by: By | None = None, cost: int = 1, name: str | None = None) -> Limited:
+        """Return a dependency that spends: ``Depends(b1.limited("search"))``. See `Limiting.limited`."""
+        return self.limiting.limited(*limits, by=by, cost=cost, name=name)
 
     def limit_by(
         self, classify: Classify, *fallback: str, body_limit_bytes: int = 65_536

@@ -93,6 +93,7 @@ def admission_options(plan: Plan) -> AdmissionOptions:
         threads=plan.threads,
         queue_limit=plan.admission_queue,
         standing_s=plan.admission_standing_s,
+        alarm_s=plan.admission_alarm_s,
         opening_s=plan.admission_opening_s,
         target_s=plan.admission_target_s,
         patience_s=plan.admission_patience_s,
@@ -177,7 +178,8 @@ def make_store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) 
         return memory
     from b1.store.redis import RedisStore
 
-    return FallbackStore(RedisStore(link, settings.namespace or "default"), memory, clock)
+    redis = RedisStore(link, settings.namespace or "default")
+    return FallbackStore(redis, memory, clock, instances=settings.instances)
 
 
 def make_idempotency(

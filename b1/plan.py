@@ -60,6 +60,7 @@ class Plan:
     admission_reading: int = _number("requests", "requests")
     admission_queue: int = _number("requests", "requests")
     admission_standing_s: float = _number("s", "requests")
+    admission_alarm_s: float = _number("s", "requests")
     admission_target_s: float = _number("s", "requests")
     admission_patience_s: float = _number("s", "requests")
     admission_opening_s: float = _number("s", "requests")
@@ -203,7 +204,8 @@ def _requests(settings: Settings) -> dict[str, tuple[Any, str]]:
         "admission_initial": (64, "waiting requests at first; grows and shrinks with what their latency says"),
         "admission_reading": (200, "bodies on their way at once; they hold no permit, but each holds memory"),
         "admission_queue": (256, "requests of one kind that may wait, as many as the kernel's backlog"),
-        "admission_standing_s": (0.1, "a queue that has not been empty for longer is overload and no burst"),
+        "admission_standing_s": (0.1, "a queue that was empty more recently is a burst and no overload"),
+        "admission_alarm_s": (0.25, "until somebody has waited longer the queue is served in order and refuses nobody"),
         "admission_target_s": (0.1, "older requests are refused under overload, so that the others are in time"),
         "admission_patience_s": (1.0, "older requests are refused otherwise: most clients have a second in mind"),
         "admission_opening_s": (2.0, "what waited while a worker was replaced is served, and counts as no overload"),

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.handlers import install_handlers
 from b1.asgi.lifespan import Lifespan
-from b1.asgi.limits import DefaultPolicies, policies_by_method
+from b1.asgi.openapi import describe_idempotency
+from b1.asgi.limiting import Allowance, Key, Limiting
+from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
 from b1.asgi.options import declare
 from b1.assembly import build_stack
 from b1.declarations import Declarations
@@ -72,9 +74,9 @@ class B1(Declarations):
         settings: Settings | None = None,
     ) -> None:
         self._principal = principal
-        self._policies = policies
-        self._default_policies = default_policies
-        self._anonymous_policies = anonymous_policies
+        self.limiting = Limiting(policies, charging=self._charging, proxy=lambda: self._read_settings().proxy or "none")
+        self.default_policies = default_policies
+        self.anonymous_policies = anonymous_policies
         self._upgrade_url = upgrade_url
         self._settings = settings
         self._runtime: Runtime | None = None
@@ -100,9 +102,11 @@ class B1(Declarations):
             )
         if getattr(app, "__b1__", None) is not None:
             raise ConfigurationError("the application has a b1 profile already", remedy="create B1(app) once")
-        self._read_settings()
+        settings = self._read_settings()
         app.__b1__ = self
         install_handlers(app)
+        if settings.enable_idempotency and hasattr(app, "openapi"):
+            describe_idempotency(app, settings.idempotency_mismatch_status)
         build_inner = app.build_middleware_stack
         app.build_middleware_stack = lambda: _Installed(self, app, build_inner())
 
@@ -204,6 +208,17 @@ class B1(Declarations):
         if self.runtime.settings.enable_rate_limiting:
             await self.runtime.limits.enforce(policies, caller, commit=commit)
 
+    async def take(self, limit: str | Sequence[str], key: Key = None, *, cost: int = 1) -> Allowance:
+        """Spend on behalf of a WebSocket message or a job; `RateLimited` when refused. See `Limiting.take`."""
+        return await self.limiting.take(limit, key, cost=cost)
+
+    async def allow(self, limit: str | Sequence[str], key: Key = None, *, cost: int = 1) -> Allowance:
+        """Do what `take` does, and say what came of it instead of raising."""
+        return await self.limiting.allow(limit, key, cost=cost)
+
+    def _charging(self) -> Limits | None:
+        return self.runtime.limits if self.runtime.settings.enable_rate_limiting else None
+
     def _read_settings(self) -> Settings:
         if self._settings is None:
             self._settings = Settings.from_env(os.environ)
@@ -217,9 +232,9 @@ class B1(Declarations):
             host,
             make_plan(host, settings),
             resolve=self._principal,
-            policies=self._policies,
-            default_policies=self._default_policies,
-            anonymous_policies=self._anonymous_policies,
+            policies=self.limiting.table,
+            default_policies=self.default_policies,
+            anonymous_policies=self.anonymous_policies,
             upgrade_url=self._upgrade_url,
         )
         for severity, also_resolved, handler in self._alert_handlers:
@@ -245,6 +260,18 @@ class Idempotent:
         """
         chosen = IdempotencyOptions(required=required, transactional=transactional, **options)
         return partial(declare, idempotency=chosen)
+
+    def key_for(self, step: str) -> str:
+        """Return a key for a call to another service: the same in every try of this request, and in no other.
+
+        Raises:
+            ConfigurationError: the request has no key (declare ``required=True``).
+        """
+        attempt = _context().attempt
+        if attempt is None:
+            raise ConfigurationError("this request has no Idempotency-Key", remedy="declare required=True on its route")
+        key: str = attempt.key_for(step)
+        return key
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Open the transaction in which effect and idempotency record commit together, when the answer is known.

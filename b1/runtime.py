@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio.to_thread
 import orjson
@@ -27,21 +27,18 @@ from b1.asgi.limits import DefaultPolicies, Limits
 from b1.asgi.middleware.cache import LayerCounts
 from b1.cache import L1, Cache
 from b1.clock import Clock, SystemClock
-from b1.errors import RequestError
 from b1.governor import Breaker, GovernorSnapshot, LargeRequests, Level, Replacement
 from b1.host import Host
 from b1.identity import Identity, Resolver, Tokens
-from b1.limiter import Caller, Limiter, PolicyTable, scaled
+from b1.limiter import Caller, CallerLists, Dialect, Limiter, LimiterOptions, PolicyTable, scaled
 from b1.metrics import Metrics
 from b1.plan import Plan, state_dir
+from b1.rounds import UsageRound, probe_database
 from b1.settings import Settings
 from b1.store.fallback import FallbackStore
 from b1.types import Succession
 
 log = logging.getLogger("b1.runtime")
-
-# An idle service knows within two of these that Postgres has gone.
-PROBE_EVERY_S = 2.0
 
 # What the predecessor invalidated while its successor had entries already; a name in the hand-over.
 CACHE_TAGS = "cache.tags"
@@ -115,9 +112,17 @@ class Runtime:
         )
         self.link = factories.make_link(settings, plan)
         self.store = factories.make_store(settings, plan, self.link, self.clock)
-        self.limiter = Limiter(self.store, scaled(policies, settings.limit_scale))
+        callers = CallerLists(allow=settings.limit_allow, deny=settings.limit_deny)
+        self.limiter = Limiter(
+            self.store, scaled(policies, settings.limit_scale), options=LimiterOptions(callers=callers)
+        )
         self.limits = Limits(
-            self.limiter, self.metrics, default=default_policies, anonymous=anonymous_policies, upgrade_url=upgrade_url
+            self.limiter,
+            self.metrics,
+            default=default_policies,
+            anonymous=anonymous_policies,
+            upgrade_url=upgrade_url,
+            dialect=cast("Dialect", settings.ratelimit_headers),
         )
         self.tokens = Tokens(
             factories.make_token_secret(settings),
@@ -134,6 +139,7 @@ class Runtime:
             cached=settings.enable_caching,
         )
         self.idempotency = factories.make_idempotency(settings, plan, self.store, self.database, self.clock)
+        self.key_usage = UsageRound(self.idempotency, self.alerts) if self.idempotency is not None else None
         self.metrics.add_source(lambda: samples(self.state()))
 
     def __repr__(self) -> str:
@@ -141,7 +147,6 @@ class Runtime:
 
     async def start(self) -> None:
         """Start every service; a Postgres or Redis that is away does not keep the app from starting."""
-        self.loop.start()
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.plan.threads + self.plan.threads_reserved
         await self.alerts.start()
         if self._succession is not None and self._succession.is_successor:
@@ -152,13 +157,16 @@ class Runtime:
             await self.link.start()
         if self.database is not None:
             await self.database.start()
-            self._own(self._probe_database(), "b1-probe-database")
+            self._own(probe_database(self.database), "b1-probe-database")
         if self.idempotency is not None:
             await self.idempotency.start()
+        if self.key_usage is not None:
+            self._own(self.key_usage.run(), "b1-key-usage")
 
     def mark_ready(self) -> None:
         """The application's own start-up is over."""
         self.phase = "running"
+        self.loop.start()  # not before: loading and settling the heap block the loop, and nobody waits
         self.gate.open()
         log.info("ready", extra={"database": self.database is not None, "redis": self.link is not None})
 
@@ -172,10 +180,12 @@ class Runtime:
 
     async def take_over(self) -> None:
         """Have the predecessor end, if there is one, and go on from the state that it leaves."""
-        if self._succession is None or not self._succession.is_successor:
+        if self._succession is None:
             return
         was_gone = self._succession.is_predecessor_gone
         await self._absorb(await self._succession.inherit())
+        if not self._succession.is_successor:
+            return
         if was_gone:
             await self._take_rest(self._succession)
         else:
@@ -254,6 +264,7 @@ class Runtime:
             refusals=self._read_refusals() if self._read_refusals is not None else {},
             workers=self._workers(),
             admission=self.gate.snapshot(),
+            limiter=self.limiter.snapshot(),
         )
 
     def _workers(self) -> Workers | None:
@@ -318,15 +329,3 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    async def _probe_database(self) -> None:
-        """Ask Postgres now and then, so that an idle service also knows; a busy one learns it from its own traffic."""
-        assert self.database is not None
-        while True:
-            try:
-                await self.database.fetchval("SELECT 1", priority="background", timeout_s=2.0)
-            except RequestError:
-                pass  # busy, away or silent: the pool has noted it, and its snapshot is what health reads
-            except Exception as error:  # noqa: BLE001 - a refusal of Postgres itself; the watch must outlive it
-                log.warning("the database refused a probe", extra={"error": type(error).__name__})
-            await asyncio.sleep(PROBE_EVERY_S)

@@ -84,6 +84,10 @@ def _proxy(value: str) -> str:
     return value
 
 
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in value.split(",")) if word)
+
+
 def _mismatch_status(value: str) -> int:
     if value not in ("409", "422"):
         raise ValueError("409 or 422")
@@ -198,6 +202,18 @@ class Settings:
     )
     demo: bool = _setting("B1_DEMO", parse_switch, False, "seed the demo data")
     limit_scale: float = _setting("B1_LIMIT_SCALE", parse_positive, 1.0, "multiplies every quota; for load tests only")
+    ratelimit_headers: str = _setting(
+        "B1_RATELIMIT_HEADERS",
+        one_of("draft-11", "pr166", "legacy", "off"),
+        "draft-11",
+        "how RateLimit fields are written: the IETF draft in force, its renamed successor, the oldest form, or not at all",
+    )
+    limit_allow: tuple[str, ...] = _setting(
+        "B1_LIMIT_ALLOW", _words, (), "never limited: networks, addresses, actor:<id>, separated by commas"
+    )
+    limit_deny: tuple[str, ...] = _setting(
+        "B1_LIMIT_DENY", _words, (), "always refused: networks, addresses, actor:<id>, separated by commas"
+    )
     idempotency_mismatch_status: int = _setting(
         "B1_IDEMPOTENCY_MISMATCH_STATUS", _mismatch_status, 409, "409, or 422 as in the IETF draft"
     )

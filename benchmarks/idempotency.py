@@ -12,8 +12,10 @@ import asyncio
 import itertools
 import os
 import socket
+import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -35,14 +37,15 @@ from idempotency_measuring.order import (
 )
 from measuring.load import get_request
 from measuring.peers_venv import peers_python
-from measuring.processes import Cores, Started, running_contender, running_redis
+from measuring.processes import HERE, Cores, Started, clean_environment, running_contender, running_redis
 from measuring.table import machine, print_table
 from measuring.tokens import OUR_ENVIRONMENT, callers
 
 from b1.embedded.postgres import EmbeddedPostgres
 
 WARM_UP = 200
-COUNTED = 50
+COUNTED = 100
+QUIET_S = 2.0  # what a start leaves behind would be counted
 REPLAYED = b"idempotent-replayed: true"
 OURS, PEERS = "idempotency_measuring.ours:app", "idempotency_measuring.peers:app"
 
@@ -212,10 +215,6 @@ def _reply(reader: socket.SocketIO) -> str:  # type: ignore[type-arg]
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """Run a Postgres with b1's own table and give its URL."""
-    import subprocess
-
-    from measuring.processes import HERE, clean_environment
-
     with tempfile.TemporaryDirectory(prefix="b1-bench-") as folder:
         postgres = EmbeddedPostgres(Path(folder), say=lambda _: None)
         environment = {"DATABASE_URL": postgres.start()}
@@ -249,6 +248,8 @@ def measure(rounds: int, requests: int, *, with_peers: bool) -> dict[str, Cost]:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             for one in running:
                 runner.run(one.warm_up())
+            time.sleep(QUIET_S)
+            for one in running:
                 runner.run(one.count())
             for number in range(rounds):
                 print(f"round {number + 1} of {rounds}", file=sys.stderr)

@@ -119,10 +119,10 @@ def _placing(phones: Phones, placed: list[Order], clients: int) -> Iterator[_Pla
 def _accidents(
     servers: World, phones: Phones, names: list[str], keys: int, end_s: float, chance: random.Random
 ) -> Iterator[Accident]:
-    """Cause each accident in the first half of its share of the orders; the next share begins when it is over."""
+    """Cause each accident in the first half of its share of the orders. Nobody is further ahead than the next share."""
     share = keys / len(names)
     for number, name in enumerate(names):
-        phones.allowed = round(share * (number + 1))
+        phones.allowed = round(share * (number + 2))
         wanted = share * (number + chance.random() / 2)
         while phones.finished < wanted and time.monotonic() < end_s:
             time.sleep(0.01)

@@ -35,6 +35,11 @@ def limits_of_operation(body: Mapping[str, Any]) -> tuple[str, ...]:
     return _LIMITS_BY_OPERATION.get(operation, ("entities",)) if isinstance(operation, str) else ("entities",)
 
 
+def is_creation(body: Mapping[str, Any]) -> bool:
+    """Guard a creation without a key against being submitted twice within seconds."""
+    return body.get("operation") == "CREATE"
+
+
 def limits_of_change(body: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the policies of a PUT; asking by body bounds that body as the gateway's is."""
     return ("entities", "write")
@@ -46,6 +51,7 @@ def limits_of_change(body: Mapping[str, Any]) -> tuple[str, ...]:
     responses={201: {"model": Entity, "description": "Created"}, **CHANGING_PROBLEMS},
 )
 @b1.limit_by(limits_of_operation, "entities", body_limit_bytes=BODY_MAX_BYTES)
+@b1.idempotent(auto_key=is_creation)
 async def operate(request: EntityRequest) -> Response:
     """READ (one by `id`, else a page), CREATE (answers 201), UPDATE (merges attributes) or DELETE an entity."""
     who, data = tenant(), request.entity_data

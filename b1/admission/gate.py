@@ -212,7 +212,7 @@ class Gate:
                         lane.set_limit(self._halved(adaptive.limit))
                 elif lane is self._mixed:
                     adaptive, in_work = self._adaptive_mixed, lane.running + 1
-                    if adaptive.take_known(elapsed_s, ticket.queued_s, in_work, now_s):
+                    if adaptive.take_known(ticket.habits.times, elapsed_s, ticket.queued_s, in_work, now_s):
                         lane.set_limit(self._halved(adaptive.limit))
         if ticket.ended_by is not None:
             self._cancelled[ticket.ended_by] = self._cancelled.get(ticket.ended_by, 0) + 1

@@ -38,6 +38,7 @@ class Lane:
         self._passes = [0.0] * len(CLASSES)
         self._now_pass = 0.0
         self._filled_s: float | None = None
+        self._is_overloaded = False
         self.calm_until_s = 0.0  # until then a queue may stand without being overload
         self.limit = 0
         self._reserved = [0] * len(CLASSES)
@@ -77,10 +78,17 @@ class Lane:
         return len(self._queues[rank])
 
     def is_standing(self, now_s: float) -> bool:
-        """Say whether the queue has not been empty for so long that this is overload."""
+        """Say whether this is overload: the queue has not been empty for long, and somebody has waited too long in it.
+
+        Both, because a few clients that ask again at once keep a queue filled for ever, and each of them is served in
+        time. Once overloaded the lane stays so until its queue is empty.
+        """
         if self._filled_s is None or now_s < self.calm_until_s:
             return False
-        return now_s - self._filled_s > self._options.standing_s
+        if not self._is_overloaded:
+            has_stood = now_s - self._filled_s > self._options.standing_s
+            self._is_overloaded = has_stood and self.oldest_age_s(now_s) > self._options.alarm_s
+        return self._is_overloaded
 
     def age_limit_s(self, now_s: float) -> float:
         """Return the age, in seconds, at which a request is refused now."""
@@ -155,6 +163,7 @@ class Lane:
         self.queued -= 1
         if not self.queued:
             self._filled_s = None
+            self._is_overloaded = False
 
 
 def _vain(ticket: Ticket, limit_s: float, now_s: float) -> Refusal | None:

@@ -13,8 +13,8 @@ Deviations. T0 is kept per route and T0/T is a ratio of sums over a window: fast
 mean of windows that were not pressed, not the least time ever seen: a route that is sometimes answered from a cache has a
 least time that says nothing; what varies by nature is tolerated up to 1.5 (the tolerance of Netflix' `Gradient2Limit`).
 Under standing pressure one window in 30 s runs at half the limit to learn T0 anew (as BBR and Envoy's gradient do).
-Where the queue itself is known, as for steps that wait for their turn at the loop, T0 is T less the time in that queue, and
-nothing is estimated. Only honest endings are samples: refused, cancelled and streamed answers are none.
+Where one queue is known, as for steps that wait for their turn at the loop, it is taken as it is, and what is left of T is
+compared with its own T0. Only honest endings are samples: refused, cancelled and streamed answers are none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ WINDOW_SAMPLES = 10
 PROBE_FIRST_S = 1.0
 PROBE_EVERY_S = 30.0
 PROBE_JITTER = 0.15
+# What varies by nature in the time that is a request's own, where the queue for the core is known.
+OWN_TOLERANCE = 1.5
 # How far one window moves T0: a probe, one that was not pressed, and one under pressure that was faster all the same.
 LEARN_PROBE = 0.7
 LEARN = 0.15
@@ -41,17 +43,19 @@ class Slack:
     Attributes:
         alpha, beta: requests that may stand in line: below alpha the limit grows, above beta it shrinks.
         tolerance: T may be this many times T0 before anything counts as queueing.
+        is_known: the queue for the core is measured; what else takes longer than usual is another queue.
     """
 
     alpha: float
     beta: float
     tolerance: float
+    is_known: bool = False
 
 
 # Requests that wait for others: their times vary by nature, and a few in line keep the other side busy.
 WAITING = Slack(alpha=2.0, beta=4.0, tolerance=1.5)
 # Requests that also hold the loop: their queue is the one for the core, and is known.
-MIXED = Slack(alpha=1.5, beta=3.0, tolerance=1.0)
+MIXED = Slack(alpha=1.5, beta=3.0, tolerance=1.0, is_known=True)
 
 
 class Times:
@@ -104,7 +108,7 @@ class VegasLimit:
         self._touched: list[Times] = []
         self._samples = 0
         self._peak = 0
-        self._expected_s = self._actual_s = 0.0
+        self._queued_s = 0.0
         self._window_end_s = 0.0
         self._probe_at_s: float | None = None
         self.is_probing = False
@@ -128,31 +132,30 @@ class VegasLimit:
             self._peak = in_work
         return now_s >= self._window_end_s and self._close(now_s)
 
-    def take_known(self, elapsed_s: float, queued_s: float, in_work: int, now_s: float) -> bool:
-        """Take one finished request of whose time it is known how much it stood in line."""
-        self._expected_s += elapsed_s - queued_s
-        self._actual_s += elapsed_s
-        self._samples += 1
-        if in_work > self._peak:
-            self._peak = in_work
-        return now_s >= self._window_end_s and self._close(now_s)
+    def take_known(self, times: Times, elapsed_s: float, queued_s: float, in_work: int, now_s: float) -> bool:
+        """Take one finished request of whose time it is known how much it stood in line for the core.
+
+        What is left of its time is compared with its own T0: it may have stood in another line, whose length is unknown.
+        """
+        self._queued_s += queued_s
+        return self.take(times, elapsed_s - queued_s, in_work, now_s)
 
     def _close(self, now_s: float) -> bool:
         if self._samples < WINDOW_SAMPLES:
             return False
         is_pressed = 2 * self._peak >= self.limit  # Netflix' rule: a limit that is not used says nothing about itself
         learn = LEARN_PROBE if self.is_probing else LEARN_PRESSED if is_pressed else LEARN
-        expected_s, actual_s = self._expected_s, self._actual_s
-        needs_probes = bool(self._touched)
+        expected_s, actual_s = 0.0, self._queued_s
+        needs_probes = bool(self._touched) and not self._slack.is_known
         for times in self._touched:
             unloaded_s, total_s = times.close(learn)
-            expected_s += unloaded_s
+            expected_s += min(total_s, OWN_TOLERANCE * unloaded_s) if self._slack.is_known else unloaded_s
             actual_s += total_s
         if learn == LEARN_PRESSED:
             self._move(self._slack.tolerance * expected_s / actual_s if actual_s > 0 else 1.0)
         self._touched.clear()
         self._samples = self._peak = 0
-        self._expected_s = self._actual_s = 0.0
+        self._queued_s = 0.0
         self._window_end_s = now_s + WINDOW_S
         self._maybe_probe(now_s, is_pressed=is_pressed and needs_probes)
         self.limit = max(self._least, int(self._estimate * (0.5 if self.is_probing else 1.0)))

@@ -41,7 +41,8 @@ class AdmissionOptions:
         queue_limit: requests that may wait, of each kind.
         direct_age_s: a younger request goes straight in when there is room. Above the kernel's own resolution of ages,
             which is 4 to 10 ms.
-        standing_s: a queue that has not been empty for this long is no burst but overload.
+        standing_s, alarm_s: a queue that has not been empty for the first, and in which somebody has waited for the second,
+            is no burst but overload.
         opening_s: after a start, and beside a successor that starts, a standing queue is not overload for this long.
         target_s: the age at which a request is refused under overload. Small values shed what could have been served;
             large ones serve clients that have given up.
@@ -67,6 +68,7 @@ class AdmissionOptions:
     queue_limit: int = 256
     direct_age_s: float = 0.02
     standing_s: float = 0.1
+    alarm_s: float = 0.25
     opening_s: float = 2.0
     target_s: float = 0.1
     patience_s: float = 1.0

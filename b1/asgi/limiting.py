@@ -21,7 +21,7 @@ from b1.asgi.limits import LimitExceeded
 from b1.asgi.options import declare, declared
 from b1.asgi.rates import read_rate
 from b1.errors import ConfigurationError, NotRunning
-from b1.limiter import Caller, Decision, Policy, PolicyTable, Scope, client_address, decision_headers
+from b1.limiter import OURS, Caller, Decision, Policy, PolicyTable, Scope, client_address
 from b1.types import Headers, Principal
 from b1.types import Scope as ASGIScope
 
@@ -35,7 +35,6 @@ EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
 _SCOPES: tuple[str, ...] = get_args(Scope)
 _NO_NAME = re.compile(r"[^a-z0-9_-]+")
 _NAME_LENGTH = 22  # leaves room for "-86400s" and "-99"
-_PER_ANSWER = re.compile(rb"x-ratelimit-|ratelimit$|ratelimit-policy$|retry-after$")
 
 
 class Allowance(NamedTuple):
@@ -58,6 +57,8 @@ class Charging(Protocol):
     """What decides, while the application runs: see `b1.asgi.limits.Limits`."""
 
     async def decide(self, policies: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision: ...
+
+    def headers(self, decision: Decision) -> Headers: ...
 
     def refusal(self, decision: Decision) -> LimitExceeded: ...
 
@@ -152,21 +153,21 @@ class Limiting:
         charging = self._charging()
         if charging is None:
             return
+        self._refuse_leases(names)
         context: RequestContext | None = connection.scope.get("b1")
         caller = self._caller(connection)
         if key_of is not None:
             caller = with_keys(caller, keys_of(((name, key_of) for name in names), connection))
         decision = await charging.decide(names, caller, cost=cost)
         if context is not None:
-            show(context.response_headers, decision)
+            show(context.response_headers, decision, charging.headers(decision))
         if not decision.allowed:
             raise charging.refusal(decision)
 
     async def _ask(self, limit: str | Sequence[str], key: Key, cost: int) -> tuple[Allowance, Decision | None]:
         charging = self._charging()
         names = (limit,) if isinstance(limit, str) else tuple(limit)
-        for name in names:
-            self.table.require(name)  # a misspelt name fails in development too, where limits may be switched off
+        self._refuse_leases(names)  # a misspelt name fails in development too, where limits may be switched off
         if charging is None:
             return Allowance(True, 0, None), None
         caller = self._caller(key)
@@ -175,6 +176,14 @@ class Limiting:
         decision = await charging.decide(names, caller, cost=cost)
         remaining = None if decision.nearest is None else decision.nearest.remaining
         return Allowance(decision.allowed, decision.retry_after_s, remaining), decision
+
+    def _refuse_leases(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self.table.require(name).kind == "lease":
+                raise ConfigurationError(
+                    f"policy {name!r} limits concurrency and somebody has to give back what it counts",
+                    remedy=f'declare it on a route: @b1.limit("{name}")',
+                )
 
     def _refusal(self, decision: Decision) -> LimitExceeded:
         charging = self._charging()
@@ -263,20 +272,22 @@ class Limited:
         await self._limiting.spend(self.names, self._key_of, self._cost, connection)
 
 
-def show(headers: Headers, decision: Decision) -> None:
+def show(headers: Headers, decision: Decision, told: Headers) -> None:
     """Have an answer's headers tell of the policy nearest to exhaustion, of this decision or one before it.
 
-    Of a refusal the error itself carries the headers; none of an earlier decision may stand beside them.
+    Of a refusal the error carries the headers itself; none of an earlier decision may stand beside them.
+
+    Args:
+        told: the fields of this decision.
     """
-    if decision.nearest is None:
-        return
     if decision.allowed:
         before = next((value for name, value in headers if name == b"x-ratelimit-remaining"), None)
-        if before is not None and int(before) <= decision.nearest.remaining:
+        is_nearer = decision.nearest is not None and (before is None or decision.nearest.remaining < int(before))
+        if not is_nearer:
             return
-    headers[:] = [pair for pair in headers if not _PER_ANSWER.match(pair[0])]
+    headers[:] = [pair for pair in headers if pair[0] not in OURS]
     if decision.allowed:
-        headers += decision_headers(decision)
+        headers += told
 
 
 def _present_address() -> str:
@@ -288,9 +299,12 @@ def _declare(
     endpoint: EndpointFunction, names: tuple[str, ...], keys: tuple[tuple[str, KeyOf], ...], *, with_default: bool
 ) -> EndpointFunction:
     before = declared(endpoint)
-    if keys or with_default:
-        raise NotImplementedError("waits for RouteOptions.limit_keys and .with_default_limits")
-    return declare(endpoint, limits=tuple(dict.fromkeys(names + (before.limits or ()))))
+    return declare(
+        endpoint,
+        limits=tuple(dict.fromkeys(names + (before.limits or ()))),
+        limit_keys=keys + before.limit_keys,
+        with_default_limits=with_default or before.with_default_limits,
+    )
 
 
 def _check_by(by: By | None) -> KeyOf | None:

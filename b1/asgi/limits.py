@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from starlette.requests import HTTPConnection
+
+from b1.asgi.callers import caller_of, keys_of, with_keys
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.errors import ConfigurationError, NotRunning, RateLimited, StoreUnavailable
 from b1.limiter import (
@@ -109,6 +112,8 @@ class Limits:
         """Return the policies of a request to a route that declares these, or none."""
         if declared is None:
             return self._default(context.principal, method)
+        if context.route.options.with_default_limits:
+            return tuple(dict.fromkeys(declared + self._default(context.principal, method)))
         if context.principal is None and self._anonymous is not None and declared:
             if self._table is not self._limiter.table:  # it was replaced
                 self._table = self._limiter.table
@@ -120,7 +125,7 @@ class Limits:
 
     async def charge(self, context: RequestContext, policies: Sequence[str]) -> LimitExceeded | None:
         """Spend for a request of which nothing is held and nothing is settled; see `admit`."""
-        return await self._charge(context, Charged(policies, _caller(context), {}, ""))
+        return await self._charge(context, Charged(policies, caller_of(context), {}, ""))
 
     async def admit(
         self, context: RequestContext, policies: Sequence[str], scope: Scope
@@ -130,7 +135,7 @@ class Limits:
         Whoever calls this calls `end` when the work is over, whatever its ending, if `is_open` says so.
         """
         holder = self._limiter.new_holder() if self._limiter.holds(policies) else ""
-        charged = Charged(policies, _caller(context), scope, holder)
+        charged = Charged(policies, _counted(context, scope), scope, holder)
         CHARGED.set(charged)
         try:
             refusal = await self._charge(context, charged)
@@ -220,14 +225,17 @@ class Limits:
         """Spend on behalf of code that is no route, and return the whole answer; nobody is blamed."""
         return await self._limiter.check(policies, caller, cost=cost, blame="nobody")
 
+    def headers(self, decision: Decision) -> Headers:
+        """Return the fields that tell a client of a decision."""
+        return decision_headers(decision, self._dialect)
+
     def refusal(self, decision: Decision) -> LimitExceeded:
         """Return a decision that refuses as the error that a client gets, and count it."""
         self._metrics.limit_exceeded(("penalty",) if decision.is_penalty else decision.violated)
         return LimitExceeded(decision, upgrade_url=self._upgrade_url, dialect=self._dialect)
 
 
-def _caller(context: RequestContext) -> Caller:
-    principal = context.principal
-    if principal is None:
-        return Caller(address=context.client)
-    return Caller(context.client, principal.actor, principal.organization, principal.role, principal.tier)
+def _counted(context: RequestContext, scope: Scope) -> Caller:
+    caller = caller_of(context)
+    keyed = context.route.options.limit_keys
+    return with_keys(caller, keys_of(keyed, HTTPConnection(scope))) if keyed else caller

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from b1.admission import AdmissionClass
+    from b1.asgi.callers import KeyOf
     from b1.idempotency.options import IdempotencyOptions
     from b1.types import Principal
 
@@ -40,6 +41,8 @@ class RouteOptions:
     Attributes:
         limits: names of the policies that apply; None means the application's default for the caller and method, and an
             empty tuple means that the handler itself spends what there is to spend.
+        limit_keys: names of policies with what says, for a request, what they count instead of what their scope says.
+        with_default_limits: the application's default policies apply beside `limits`.
         classify: names the policies from the JSON body, which is then read before the limiter decides.
         classify_bytes: the largest body that `classify` reads.
         body_limit_bytes: the largest body that the route accepts; None leaves the profile's own limit.
@@ -50,6 +53,8 @@ class RouteOptions:
     """
 
     limits: tuple[str, ...] | None = None
+    limit_keys: tuple[tuple[str, KeyOf], ...] = ()
+    with_default_limits: bool = False
     classify: Classify | None = None
     classify_bytes: int = 65_536
     idempotency: IdempotencyOptions | None = None

@@ -37,7 +37,7 @@ def as_table(table: Capacity) -> Iterable[str]:
         yield (
             f"{row.per_day:>12g} {row.records:>13,} {format_bytes(row.redis_bytes):>10} "
             f"{format_bytes(row.memory_bytes):>10} {format_bytes(row.postgres_bytes):>10} "
-            f"{row.commands_per_s:>11,.0f} {row.connection_share:>6.1%}"
+            f"{row.commands_per_s:>11,.0f} {row.connection_share:>7.1%}"
         )
     yield ""
     yield f"commands/s: in a second that is {PEAK} times as busy as the average; of one: of what one connection carries."

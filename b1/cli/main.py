@@ -14,6 +14,7 @@ VERBS = {
     "dev": "start it for development: private Postgres, demo data, restart on change",
     "box": "run a command inside the memory and CPU limits of a B1, without Docker",
     "plan": "print every derived number with its reason",
+    "limits": "show or reset a caller's limits, or simulate what a traffic log would get",
     "migrate": "bring the database's schema up to date",
 }
 EXIT_CONFIGURATION = 2

@@ -9,7 +9,9 @@ import os
 import textwrap
 from collections.abc import Iterable
 
+from b1.cli import capacity as capacity_table
 from b1.host import Host, read_host
+from b1.idempotency.capacity import capacity, parse_organizations
 from b1.plan import WATERMARKS, Plan, make_plan
 from b1.settings import Settings
 from b1.units import format_bytes
@@ -19,6 +21,12 @@ REASON_WIDTH = 72
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``b1 plan`` takes."""
+    parser.add_argument(
+        "--idempotency",
+        metavar="ORGS",
+        type=parse_organizations,
+        help="what the keys of so many organisations need, such as 100000orgs",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable: name, value, unit and reason")
 
 
@@ -27,6 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ)
     host = read_host(os.environ)
     plan = make_plan(host, settings)
+    if arguments.idempotency is not None:
+        needs = capacity(arguments.idempotency, ttl_s=plan.idempotency_ttl_s, connections=plan.redis_connections)
+        lines = capacity_table.as_table(needs)
+        print(json.dumps(capacity_table.as_json(needs), indent=2) if arguments.json else "\n".join(lines))
+        return 0
     print(json.dumps(as_json(host, plan), indent=2) if arguments.json else "\n".join(as_table(host, plan)))
     return 0
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from b1.asgi.context import RequestContext
+from b1.asgi.limiting import Limiting
 from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
 from b1.asgi.routes import RouteTable
 from b1.cli.limits import columns
@@ -31,6 +32,7 @@ from b1.units import MIB
 
 # Room for half a million callers: a simulation has the whole machine, and an overflow would be a different result.
 STORE_BYTES = 512 * MIB
+_PENALTY = "penalty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Rules:
 class HasRules(Protocol):
     """A profile, as far as it is needed here."""
 
-    policies: PolicyTable
+    limiting: Limiting
     default_policies: DefaultPolicies
     anonymous_policies: tuple[str, ...] | None
 
@@ -87,6 +89,7 @@ class Report:
         unreadable: lines that are no request; `first_unreadable` says which was the first and why.
         late: requests that are older than one before them; they were judged at the newest time.
         unlimited: requests to which no policy applied.
+        penalised: requests of callers who were shut out after repeated offences, whatever their quotas.
         shared: requests that found no room for a counter of their own, so that the result is too strict.
     """
 
@@ -98,6 +101,7 @@ class Report:
     first_unreadable: str = ""
     late: int = 0
     unlimited: int = 0
+    penalised: int = 0
     shared: int = 0
     policies: dict[str, Count] = field(default_factory=dict)
     callers: dict[str, Count] = field(default_factory=dict)
@@ -119,6 +123,7 @@ class Report:
             "first_unreadable": self.first_unreadable or None,
             "late": self.late,
             "unlimited": self.unlimited,
+            "penalised": self.penalised,
             "shared": self.shared,
             "callers": len(self.callers),
             "callers_refused": sum(1 for count in self.callers.values() if count.refused),
@@ -139,6 +144,8 @@ class Report:
             yield f"{self.late} requests were out of order and judged at the newest time before them"
         if self.unlimited:
             yield f"{self.unlimited} requests met no policy"
+        if self.penalised:
+            yield f"{self.penalised} of the refusals were penalties for repeated offences"
         if self.shared:
             yield f"{self.shared} requests shared a counter for want of room: the result is too strict"
         yield ""
@@ -217,8 +224,11 @@ class Simulation:
                 at_s, refused=name in decision.violated, shadow=name in decision.shadowed
             )
         report.unlimited += not names
+        report.penalised += decision.is_penalty
         if is_refused and len(report.first) < self._shown:
-            refusal = Refusal(at_s, caller, request.method, request.path, decision.violated, decision.retry_after_s)
+            refusal = Refusal(
+                at_s, caller, request.method, request.path, decision.violated or (_PENALTY,), decision.retry_after_s
+            )
             report.first.append(refusal)
 
 
@@ -268,7 +278,7 @@ def load_rules(name: str | None) -> Rules:
         raise ConfigurationError(
             f"{name} is a {type(value).__name__}", remedy="name a PolicyTable, a B1, or an application that has one"
         )
-    return Rules(profile.policies, profile.default_policies, profile.anonymous_policies, RouteTable.of(value))
+    return Rules(profile.limiting.table, profile.default_policies, profile.anonymous_policies, RouteTable.of(value))
 
 
 def _caller(context: RequestContext) -> Caller:

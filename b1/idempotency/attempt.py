@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from b1.clock import DEADLINE, remaining
 from b1.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RequestError, StoreUnavailable
+from b1.idempotency.digests import digest_of
 from b1.idempotency.fingerprint import Keyed
 from b1.idempotency.headers import storable_headers
 from b1.idempotency.ledger import Running
@@ -98,6 +100,14 @@ class Attempt:
         if self._deferred is None:
             raise TransactionOver("no block has opened a transaction")
         return self._deferred.transaction
+
+    def key_for(self, step: str) -> str:
+        """Return a key for a call to another service: the same in every try of this request, and in no other request.
+
+        A UUID, which every service takes; who reads it learns nothing of the client's key.
+        """
+        derived = digest_of([b"derived/1", self._keyed.digest, self._keyed.fingerprint, step.encode()])
+        return str(uuid.UUID(bytes=derived[:16], version=5))
 
     def transaction(self) -> Block:
         """Return the block in which the handler makes its effects.

@@ -15,9 +15,9 @@ from b1.plan import IDEMPOTENCY_TTL_S
 from b1.units import KIB
 
 # Beyond the body; benchmarks/idempotency.py measures them: the store's key, fingerprint, fence, times, the stored headers.
-REDIS_RECORD_BYTES = 500
-MEMORY_RECORD_BYTES = 760
-POSTGRES_RECORD_BYTES = 430
+REDIS_RECORD_BYTES = 250
+MEMORY_RECORD_BYTES = 540
+POSTGRES_RECORD_BYTES = 380
 # What the requirement calculates with: a small answer, a write or two a day.
 TYPICAL_BODY_BYTES = 200
 _RATES_PER_DAY = (1.0, 10.0, 100.0, 1000.0)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from b1.idempotency.digests import digest_of
 from b1.idempotency.payload import Payload
 
+# As much of it as is kept. It tells a client's payloads apart, and its own mistake is all that a client could forge.
+FINGERPRINT_BYTES = 16
 _PLAIN_ORGANIZATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

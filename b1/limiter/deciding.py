@@ -70,7 +70,7 @@ def _allowed(told: tuple[tuple[str, int, int], ...], spent: Spent, caller: Calle
     states = []
     nearest: PolicyState | None = None
     least = 0
-    for (name, limit, window_s), balance in zip(told, spent.balances, strict=True):
+    for (name, limit, window_s), balance in zip(told, spent.balances, strict=False):
         _, used, remaining, _, renew_ms, reset_ms = balance
         wait_ms = reset_ms if remaining else renew_ms
         state = _new(PolicyState, (name, limit, remaining, used, -(-wait_ms // 1000), window_s))

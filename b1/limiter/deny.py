@@ -45,17 +45,18 @@ class DenyCache:
         self._rule = rule
         self._limit = limit
         self._confirm_ms = confirm_ms
-        self._entries: dict[Key, _Entry] = {}
+        self.entries: dict[Key, _Entry] = {}
+        """Who is shut out; look whether it is empty before anything else, it mostly is."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __repr__(self) -> str:
-        return f"DenyCache(entries={len(self._entries)}/{self._limit}, hits={self.hits})"
+        return f"DenyCache(entries={len(self.entries)}/{self._limit}, hits={self.hits})"
 
     def find(self, key: Key, now_ms: int) -> Decision | None:
         """Return the refusal of one who is shut out, and count the knock; None: the store has to be asked."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         if entry is None:
             return None
         if now_ms >= entry.ask_ms:
@@ -72,26 +73,26 @@ class DenyCache:
 
     def knocks(self, key: Key, now_ms: int) -> int:
         """Return how often one has knocked that the store has not heard of."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return 0 if entry is None else -(-max(0, entry.clear_ms - now_ms) // self._rule.decay_ms)
 
     def note(self, key: Key, penalty: Penalty, decision: Decision, now_ms: int) -> bool:
         """Take the store's word: shut out, with this refusal, or not; say whether that is news."""
         if not penalty.blocked_ms:
-            self._entries.pop(key, None)
+            self.entries.pop(key, None)
             return False
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         until_ms = now_ms + penalty.blocked_ms
         if entry is not None and entry.level == penalty.level:
             entry.until_ms, entry.ask_ms = until_ms, min(until_ms, now_ms + self._confirm_ms)
             return False
-        self._entries.pop(key, None)
-        if len(self._entries) >= self._limit:
-            del self._entries[next(iter(self._entries))]
+        self.entries.pop(key, None)
+        if len(self.entries) >= self._limit:
+            del self.entries[next(iter(self.entries))]
         ask_ms = min(until_ms, now_ms + self._confirm_ms)
-        self._entries[key] = _Entry(until_ms, ask_ms, penalty.level, decision, decision.retry_after_s)
+        self.entries[key] = _Entry(until_ms, ask_ms, penalty.level, decision, decision.retry_after_s)
         return True
 
     def forget(self, key: Key) -> None:
         """Ask the store at the next request."""
-        self._entries.pop(key, None)
+        self.entries.pop(key, None)

@@ -19,26 +19,26 @@ class Evidence:
     """Likenesses of callers that were shut out lately; bounded, the oldest goes first."""
 
     def __init__(self) -> None:
-        self._until_ms: dict[bytes, int] = {}
+        self.until_ms: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._until_ms)
+        return len(self.until_ms)
 
     def __repr__(self) -> str:
-        return f"Evidence({len(self._until_ms)})"
+        return f"Evidence({len(self.until_ms)})"
 
     def note(self, address: str, fields: Mapping[bytes, bytes], until_ms: int) -> None:
         """Somebody who looks like this is shut out until then."""
         likeness = _likeness(address, fields)
-        if likeness not in self._until_ms and len(self._until_ms) >= _LIMIT:
-            del self._until_ms[next(iter(self._until_ms))]
-        self._until_ms[likeness] = max(until_ms, self._until_ms.get(likeness, 0))
+        if likeness not in self.until_ms and len(self.until_ms) >= _LIMIT:
+            del self.until_ms[next(iter(self.until_ms))]
+        self.until_ms[likeness] = max(until_ms, self.until_ms.get(likeness, 0))
 
     def strikes(self, address: str, fields: Mapping[bytes, bytes], now_ms: int) -> int:
         """Return how much an offence of this caller counts."""
-        if not self._until_ms:
+        if not self.until_ms:
             return 1
-        return STRIKES if self._until_ms.get(_likeness(address, fields), 0) > now_ms else 1
+        return STRIKES if self.until_ms.get(_likeness(address, fields), 0) > now_ms else 1
 
 
 def _likeness(address: str, fields: Mapping[bytes, bytes]) -> bytes:

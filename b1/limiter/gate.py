@@ -52,6 +52,7 @@ class Gate:
         self._store = store
         self._now_ms = now_ms
         self._lists = options.callers
+        self.has_lists = not options.callers.is_empty
         self._rule = options.penalties or PenaltyRule()
         self.denied = DenyCache(self._rule, limit=options.denied_kept, confirm_ms=options.confirm_ms)
         self.begun = 0
@@ -63,20 +64,20 @@ class Gate:
 
     def refusal(self, caller: Caller, blame: Blame) -> Decision | None:
         """Return why a caller is not let in, as far as this process knows; None: the policies decide."""
-        if not self._lists.is_empty and self._lists.verdict(caller.address, caller.actor) == "deny":
+        if self.has_lists and self._lists.verdict(caller.address, caller.actor) == "deny":
             return denied(caller, self._store.mode)
-        if blame == "nobody" or not len(self.denied):
+        if blame == "nobody" or not self.denied.entries:
             return None
         return self.denied.find(_key(caller, blame), self._now_ms())
 
     def is_free(self, caller: Caller) -> bool:
         """Say whether a caller is never limited."""
-        return not self._lists.is_empty and self._lists.verdict(caller.address, caller.actor) == "allow"
+        return self.has_lists and self._lists.verdict(caller.address, caller.actor) == "allow"
 
     def terms(self, bill: Bill, caller: Caller, blame: Blame, fields: Fields, holder: str) -> Terms:
         """Return the terms under which this request is decided; mostly the bill's own."""
         offender = bill.terms.offender
-        if offender is not None and (len(self.denied) or len(self._evidence)):
+        if offender is not None and (self.denied.entries or self._evidence.until_ms):
             now_ms = self._now_ms()
             knocks = self.denied.knocks(_key(caller, blame), now_ms)
             strikes = 1 if caller.actor is not None else self._evidence.strikes(caller.address, fields, now_ms)
@@ -88,7 +89,7 @@ class Gate:
     def note(self, decision: Decision, spent: Spent, caller: Caller, blame: Blame, fields: Fields) -> None:
         """Remember what the store said about a caller."""
         penalty = spent.penalty
-        if penalty is None or not (penalty.blocked_ms or len(self.denied)):
+        if penalty is None or not (penalty.blocked_ms or self.denied.entries):
             return
         now_ms = self._now_ms()
         if not self.denied.note(_key(caller, blame), penalty, decision, now_ms):

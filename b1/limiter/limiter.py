@@ -280,7 +280,7 @@ class Limiter:
         )
 
     def _bill(self, names: Sequence[str], caller: Caller, cost: int, blame: Blame, request: object) -> Bill:
-        if not self._enabled or self._gate.is_free(caller):
+        if not self._enabled or (self._gate.has_lists and self._gate.is_free(caller)):
             return EMPTY
         if self._has_own_costs:
             return self._bills.of(names, caller, costs_of(self.table, names, cost, request), blame)
@@ -294,6 +294,6 @@ class Limiter:
         if not decision.allowed:
             self._refusals += 1
             self._refused_by.update(decision.violated)
-        if spent.penalty is not None:
+        if spent.penalty is not None and (spent.penalty.blocked_ms or self._gate.denied.entries):
             self._gate.note(decision, spent, caller, blame, fields)
         return decision

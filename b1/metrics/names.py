@@ -49,6 +49,17 @@ LIMIT_EXCEEDED = Metric("rate_limit_exceeded_total", "counter", "Requests refuse
 LIMIT_MODE = Metric("b1_limiter_mode", "gauge", "1 for the mode in force.", ("mode",))
 
 IDEMPOTENCY_EVENTS = Metric("b1_idempotency_events_total", "counter", "What became of keyed requests.", ("event",))
+IDEMPOTENCY_SPOOLED = Metric("b1_idempotency_spooled_bytes", "gauge", "Keyed request bodies on local disk.")
+IDEMPOTENCY_RECORD_BYTES = Metric("b1_idempotency_record_bytes_total", "counter", "Bytes of answers stored for replay.")
+LIMITER_PENALTIES = Metric("b1_limiter_penalties_total", "counter", "Callers shut out for repeated offences.")
+LIMITER_DENIED = Metric("b1_limiter_denied_total", "counter", "Requests refused without asking the store.")
+LIMITER_DENIED_CALLERS = Metric(
+    "b1_limiter_denied_callers", "gauge", "Callers who are shut out, as far as this process knows."
+)
+LIMITER_SHADOW = Metric(
+    "b1_limiter_shadow_refusals_total", "counter", "What policies in shadow mode would have refused.", ("policy",)
+)
+LIMITER_INSTANCES = Metric("b1_limiter_instances", "gauge", "Processes that share this Redis, as last counted.")
 IDEMPOTENCY_IN_FLIGHT = Metric("b1_idempotency_in_flight", "gauge", "Keyed requests that run now.")
 
 CACHE_HITS = Metric("cache_hits_total", "counter", "Reads answered from the cache.", ("cache",))

@@ -130,8 +130,6 @@ class B1Server(Server):
         succession.end_through(self.end)
         succession.before_inheriting(lambda: settle_heap(self._gc_threshold))
         await super().startup(sockets=sockets)
-        if not succession.is_successor:
-            settle_heap(self._gc_threshold)
         replaced = succession.accept(self._adopt)
         if replaced is not None:
             self._on_replaced(replaced)

@@ -118,16 +118,16 @@ class Succession:
             time.sleep(LOOK_EVERY_S)
 
     def before_inheriting(self, prepare: Callable[[], None]) -> None:
-        """Do this when the application is ready and the predecessor still serves: what would otherwise be a pause."""
+        """Do this when the application is ready and nobody waits yet: what would otherwise be a pause."""
         self._prepare = prepare
 
     async def inherit(self) -> bytes | None:
         """Have the predecessor end, and return the state that it leaves; None when there is none, or it does not come."""
+        self._prepare()
         if self._predecessor is None:
             return None
         if self._watch is None:
             self._begin_to_watch()
-        self._prepare()
         assert self._state is not None
         self._gone_by_s = time.monotonic() + self._graceful_s + 5.0
         if not self._predecessor.is_gone:

@@ -5,6 +5,7 @@ The formulas here and in ``lua/shared/balance.lua`` are the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from b1.store.base import Balance, Charge
@@ -35,11 +36,37 @@ def balance_of(charge: Charge, window: Window | None, fits: bool, now_ms: int) -
     return Balance(fits, used, 0, retry_ms, renew_ms, reset_ms)
 
 
+def spend_at_once(windows: Mapping[str, Window], charges: Sequence[Charge], now_ms: int) -> tuple[Balance, ...] | None:
+    """Take from all charges where that is no more than a larger number: every window is there, its newest counter is the
+    present one, and something remains of every quota; None, and nothing, where it is not.
+
+    This is what most requests of a busy caller need, and half the cost of the general way.
+    """
+    found = []
+    for charge in charges:
+        window = windows.get(charge.key)
+        if window is None or window.window_ms != charge.window_ms:
+            return None
+        counters, cost = window.counters, charge.cost
+        current = now_ms * 60 // window.window_ms
+        remaining = charge.quota - window.total - cost
+        if remaining < 1 or not cost or not counters or counters[-2] != current or counters[0] < current - 60:
+            return None
+        found.append((window, counters, cost, remaining, current))
+    balances = []
+    for window, counters, cost, remaining, current in found:
+        counters[-1] += cost
+        window.total += cost
+        reset_ms = -((current + COUNTERS) * window.window_ms // -60) - now_ms
+        balances.append(_new(Balance, (True, window.total, remaining, 0, 0, reset_ms)))
+    return tuple(balances)
+
+
 def share_of(charge: Charge, window: Window | None, share: int) -> Charge:
     """Return the charge with the part of the quota that one of `share` processes has while each counts alone.
 
-    What all of them had used together when they were last told stays used; the rest is divided, and rounded down. One
-    unit remains to each, so `share` units at least pass of any policy.
+    What all of them had used together when they were last told stays used; the rest is divided, and rounded down. While
+    any is left each has one unit, so up to `share` units pass of a smaller quota.
     """
     if charge.kind != "window":
         quota = max(1, charge.quota // share)

@@ -205,6 +205,14 @@ class Claims:
         """Return all keys, in the order of their first claim."""
         return list(self._entries)
 
+    def drop_finished(self, key: str) -> bool:
+        """Forget a key whose record is kept here, also as a mirror; a claim in flight stays."""
+        entry = self._entries.get(key)
+        if entry is None or entry.record is None:
+            return False
+        self._drop(key)
+        return True
+
     def passing(self, key: str, now_ms: int) -> PassedClaim | None:
         """Return an entry for another process; None when nothing is left of it. What is free is `until_ms` 0."""
         entry = self._entries.get(key)

@@ -31,6 +31,7 @@ def decide(
     tables: Tables, charges: Sequence[Charge], terms: Terms, now_ms: int, *, commit: bool, is_stand_in: bool, share: int
 ) -> tuple[bool, tuple[Balance, ...], Penalty | None]:
     """Take from all charges or from none; say also where the offender stands."""
+    commit = commit or terms.is_forced
     case = None if terms.is_forced else terms.offender
     if case is None:
         penalty = None

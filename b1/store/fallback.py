@@ -17,6 +17,7 @@ from b1.errors import StoreUnavailable
 from b1.store.base import CacheRead, Charge, Claim, ClaimState, Entered, Penalty, PenaltyRule, Replay, Spent
 from b1.store.instances import Instances
 from b1.store.memory import MemoryStore
+from b1.store.operating import StoreUsage, Swept
 from b1.store.passing.report import Absorbed, Exported
 from b1.store.presence import FallbackSnapshot, Presence
 from b1.store.reconcile import Reconciler, Remote
@@ -264,6 +265,26 @@ class FallbackStore:
             return True  # its lease in Redis runs out by itself
         self._answered()
         return released
+
+    async def usage(self) -> StoreUsage:
+        """Ask Redis how full it is.
+
+        Raises:
+            StoreUnavailable: it is away.
+        """
+        return await self._redis.usage()
+
+    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept:
+        """Remove finished claims whose keys begin with `prefix`, here and from the next slice of Redis.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        if cursor == 0:
+            for key in self._memory.claims.keys():  # noqa: SIM118 - a copy of the keys of a table, which is no mapping
+                if key.startswith(prefix):
+                    self._memory.claims.drop_finished(key)
+        return await self._redis.sweep(prefix, cursor, limit=limit)
 
     def snapshot(self) -> FallbackSnapshot:
         redis, memory = self._redis.snapshot(), self._memory.snapshot()

@@ -44,9 +44,10 @@ class Leases:
 
     def fits(self, charge: Charge, now_ms: int) -> bool:
         """Say whether so many more can be held."""
+        held = self.held(charge.key, now_ms)
         if charge.cost and self.held_bytes + HOLDER_BYTES + len(charge.key) > self.limit_bytes:
             return False
-        return self.held(charge.key, now_ms) + charge.cost <= charge.quota
+        return held + charge.cost <= charge.quota
 
     def take(self, charge: Charge, holder: str, now_ms: int) -> None:
         """Hold the charge's units, in the holder's name."""

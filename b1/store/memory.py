@@ -14,7 +14,8 @@ from b1.store.claims import Claims
 from b1.store.deciding import Tables, decide, follow, refund
 from b1.store.entries import Entries
 from b1.store.leases import Leases
-from b1.store.offences import Offences
+from b1.store.offences import NO_PENALTY, Offences
+from b1.store.operating import Swept
 from b1.store.passing.report import Absorbed, Exported
 from b1.store.passing.service import Passing
 from b1.store.streams import Streams
@@ -72,10 +73,16 @@ class MemoryStore:
             share: how many processes stand in; this one has its part of the quotas.
         """
         self._calls += 1
+        now_ms, wall_ms = int(self._clock.monotonic() * 1000), int(self._clock.wall() * 1000)
+        case = terms.offender
+        if commit and not is_stand_in and not terms.is_forced and (case is None or self.offences.is_clean(case)):
+            simple = self.windows.spend_at_once(charges, now_ms)
+            if simple is not None:
+                return Spent(True, wall_ms, simple, None if case is None else NO_PENALTY)
         allowed, balances, penalty = decide(
-            self._tables, charges, terms, self.now_ms(), commit=commit, is_stand_in=is_stand_in, share=share
+            self._tables, charges, terms, now_ms, commit=commit, is_stand_in=is_stand_in, share=share
         )
-        return Spent(allowed, int(self._clock.wall() * 1000), balances, penalty)
+        return Spent(allowed, wall_ms, balances, penalty)
 
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
         return self.spend_now(charges, commit=commit, terms=terms or PLAIN)
@@ -164,6 +171,13 @@ class MemoryStore:
 
     async def absorb(self, data: bytes) -> Absorbed:
         return await self.passing.absorb(data)
+
+    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept:
+        """Remove finished claims whose keys begin with `prefix`, from the next `limit` keys."""
+        keys = self.claims.keys()[cursor : cursor + limit]
+        removed = sum(self.claims.drop_finished(key) for key in keys if key.startswith(prefix))
+        end = cursor + limit - removed
+        return Swept(end if end < len(self.claims) else None, removed)
 
     def snapshot(self) -> StoreSnapshot:
         parts = (

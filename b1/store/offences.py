@@ -82,6 +82,10 @@ class Offences:
             self._strike(key, offender, rule, strikes, now_ms)
         return _penalty(offender, rule, now_ms)
 
+    def is_clean(self, case: Offender) -> bool:
+        """Say whether nothing is known of somebody, and nothing was done while nobody asked."""
+        return not case.knocks and case.key not in self._offenders
+
     def find(self, case: Offender, now_ms: int, *, is_look: bool) -> Penalty:
         """Say where somebody stands before a decision, after what it did while nobody asked; see `Offender.knocks`."""
         offender = self._offenders.get(case.key)

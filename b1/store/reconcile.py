@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from b1.store.base import Store
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
+from b1.store.operating import StoreUsage, Swept
 from b1.store.passing.debts import Owed, decode, encode
 from b1.store.passing.origin import Shift
 from b1.store.tally import Batch, Drained, OwedEntry, Tally
@@ -47,6 +48,10 @@ class Remote(Store, Protocol):
     async def be_present(self, process: str, *, for_ms: int) -> int: ...
 
     async def adopt(self, kept: Kept) -> bool: ...
+
+    async def usage(self) -> StoreUsage: ...
+
+    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept: ...
 
     async def append(
         self, stream: str, data: bytes, *, keep: int, keep_bytes: int, ttl_ms: int, given_id: int = 0

@@ -30,6 +30,7 @@ from b1.store.base import (
     StreamEntry,
 )
 from b1.store.claims import Kept
+from b1.store.operating import StoreUsage, Swept, pattern_of, usage_in
 from b1.store.scripts import SCRIPTS
 from b1.store.tally import Batch, Drained
 from b1.store.terms import PLAIN, Offender, Terms
@@ -115,9 +116,9 @@ class RedisStore:
         terms = terms or PLAIN
         is_plain = terms is PLAIN and not any(charge.kind != "window" for charge in charges)
         what = "" if read is None else "v" if read.key is None else "e"
-        count, offender = len(charges), terms.offender
+        count, offender = len(charges), None if terms.is_forced else terms.offender
         arguments: list[str | int | bytes] = [
-            self._now(), 0 if not commit else 2 if terms.is_forced else 1, count, what,
+            self._now(), 2 if terms.is_forced else 1 if commit else 0, count, what,
             0 if read is None else read.lease_ms, "" if read is None else new_epoch(), (read and read.held) or "",
         ]  # fmt: skip
         keys = [self.prefix + charge.key for charge in charges]
@@ -226,6 +227,27 @@ class RedisStore:
         """Keep a record that was made elsewhere, unless its key has another owner or record here."""
         arguments = [self._now(), kept.fingerprint, kept.fence, kept.record, kept.ttl_ms]
         return bool(await self._link.script("adopt", [self.prefix + kept.key], arguments) == 1)
+
+    async def usage(self) -> StoreUsage:
+        """Ask the server how full it is.
+
+        Raises:
+            StoreUnavailable: it is away.
+        """
+        memory, clients, keys = await asyncio.gather(
+            self._link.call("INFO", "memory"), self._link.call("INFO", "clients"), self._link.call("DBSIZE")
+        )
+        return usage_in(bytes(memory) + b"\n" + bytes(clients), int(keys))
+
+    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept:
+        """Remove finished claims whose keys begin with `prefix`, from the next slice of about `limit` keys.
+
+        Raises:
+            StoreUnavailable: the server is away.
+        """
+        arguments = [cursor, pattern_of(self.prefix + prefix), limit]
+        reply = await self._run("sweep", [self.prefix + prefix], arguments, 2)
+        return Swept(int(reply[0]) or None, reply[1])
 
     def snapshot(self) -> StoreSnapshot:
         link = self._link.snapshot()

@@ -88,23 +88,6 @@ class Window:
         self.is_mirror = False
         self._seam = _NO_SEAM
 
-    def is_due(self, now_ms: int) -> bool:
-        """Say whether `advance` has anything to do."""
-        counters = self.counters
-        if not counters:
-            return False
-        current = now_ms * 60 // self.window_ms
-        return counters[0] < current - 60 or counters[-2] - current >= COUNTERS
-
-    def add_at_once(self, units: int, now_ms: int) -> bool:
-        """Count `units` now if the newest counter is the one for it; False, and nothing, when it is not."""
-        counters = self.counters
-        if not counters or counters[-2] < now_ms * 60 // self.window_ms:
-            return False
-        counters[-1] += units
-        self.total += units
-        return True
-
     @property
     def known(self) -> int:
         """Units before the seam: what Redis had counted when it was last heard."""

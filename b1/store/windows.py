@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from b1.store.balance import balance_of, share_of
+from b1.store.balance import balance_of, share_of, spend_at_once
 from b1.store.base import Balance, Charge
 from b1.store.passed import NEWS
 from b1.store.timetable import FILING_BYTES, Timetable
@@ -103,8 +103,7 @@ class Windows:
                 window = self._find(charge)
             used = 0
             if window is not None:
-                if window.is_due(now_ms):
-                    self._advance(window, now_ms)
+                self._advance(window, now_ms)
                 used = window.total
             if share > 1:
                 charge = share_of(charge, window, share)
@@ -114,21 +113,19 @@ class Windows:
             found.append((charge, window, fits))
         if is_forced:
             allowed = True
-        # What needs no more than a larger number: nobody is told, and the counter is there.
-        is_simple = not is_stand_in and self.news is None
         balances = []
         for charge, window, fits in found:
             if allowed and commit and charge.cost and (fits or is_forced):
                 fits = True
-                if not (
-                    is_simple
-                    and window is not None
-                    and charge.key in self._windows
-                    and window.add_at_once(charge.cost, now_ms)
-                ):
-                    window = self._add(charge, now_ms, is_stand_in=is_stand_in)
+                window = self._add(charge, now_ms, is_stand_in=is_stand_in)
             balances.append(balance_of(charge, window, fits, now_ms))
         return allowed, tuple(balances)
+
+    def spend_at_once(self, charges: Sequence[Charge], now_ms: int) -> tuple[Balance, ...] | None:
+        """Take from all charges if that is simple; None, and nothing, where `spend` has to be asked."""
+        if now_ms >= self._timetable.next_ms or self.news is not None:
+            return None
+        return spend_at_once(self._windows, charges, now_ms)
 
     def _advance(self, window: Window, now_ms: int) -> None:
         before = len(window.counters)

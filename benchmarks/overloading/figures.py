@@ -134,9 +134,9 @@ def middle(rounds: Sequence[Figures]) -> Figures:
     """Return medians over the rounds; sums for the probes, and the worst probe."""
 
     def of(name: str) -> float | None:
-        values = [getattr(one, name) for one in rounds]
+        values: list[float | None] = [getattr(one, name) for one in rounds]
         if name in ("probes_asked", "probes_ok"):
-            return sum(values)
+            return sum(value or 0.0 for value in values)
         known = [value for value in values if value is not None]
         if name == "probe_max_ms":
             return max(known, default=None)

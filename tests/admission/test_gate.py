@@ -29,7 +29,14 @@ class World:
         self.clock = ManualClock()
         self.level = self.lag = 0
         self.is_overlapping = False
-        numbers = {"initial_limit": 2, "least_limit": 2, "most_limit": 2, "threads": 2, "shares": (0.5, 0.4, 0.1)}
+        numbers = {
+            "initial_limit": 2,
+            "least_limit": 2,
+            "most_limit": 2,
+            "threads": 2,
+            "alarm_s": 0.1,
+            "shares": (0.5, 0.4, 0.1),
+        }
         self.gate = Gate(
             AdmissionOptions(**{**numbers, **options}),
             self.clock,
@@ -420,7 +427,7 @@ async def test_what_waited_in_the_socket_while_nobody_accepted_is_as_young_as_th
 
 @pytest.mark.parametrize("calm", ["opening", "overlapping", None])
 async def test_a_queue_that_stands_because_of_a_replacement_is_no_overload(calm: str | None) -> None:
-    world = World(standing_s=0.1, target_s=0.1, patience_s=1.0)
+    world = World(standing_s=0.1, alarm_s=0.1, target_s=0.1, patience_s=1.0)
     if calm == "opening":
         world.gate.open()
     world.is_overlapping = calm == "overlapping"

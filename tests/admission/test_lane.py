@@ -11,7 +11,7 @@ from b1.admission.lane import Lane
 from b1.admission.options import CRITICAL, NORMAL, SHEDDABLE, AdmissionOptions
 from b1.admission.ticket import AGE, DEADLINE, FULL, GONE, Refusal, Ticket
 
-OPTIONS = AdmissionOptions(queue_limit=10, standing_s=0.1, target_s=0.1, patience_s=1.0)
+OPTIONS = AdmissionOptions(queue_limit=10, standing_s=0.1, alarm_s=0.1, target_s=0.1, patience_s=1.0)
 FAR_S = 1e9
 
 
@@ -260,3 +260,30 @@ def test_counts_agree_with_an_oracle_under_random_use() -> None:
         assert len(waiting) == queue.queued
         assert running.total() == queue.running
         assert [running[rank] for rank in range(3)] == [queue.busy[rank] for rank in range(3)]
+
+
+def test_a_queue_that_is_never_empty_but_quick_refuses_nobody() -> None:
+    """A few clients that ask again at once: each waits for its turn, none waits long."""
+    queue = lane(1)
+    for number in range(20):
+        now_s = number * 0.05
+        offered(queue, 2, now_s=now_s)
+        assert not queue.is_standing(now_s)
+        assert [] == expired(queue, now_s)
+        queue.next(now_s)
+        if queue.queued > 1:
+            queue.give(NORMAL)
+            queue.next(now_s)
+            queue.give(NORMAL)
+
+
+def test_an_overload_lasts_until_the_queue_is_empty() -> None:
+    queue = lane(1)
+    offered(queue, 1, now_s=0.0)
+    assert queue.is_standing(0.15)
+    offered(queue, 1, now_s=0.15)
+    assert 1 == len(expired(queue, 0.15))
+    assert queue.is_standing(0.16)  # although whoever is left has waited for 10 ms only
+    queue.next(0.16)
+    offered(queue, 1, now_s=0.17)
+    assert not queue.is_standing(0.2)

@@ -127,12 +127,28 @@ def test_routes_of_different_length_share_a_limit() -> None:
 def test_a_known_queue_needs_no_estimate_and_no_probe() -> None:
     """Four fill the core, each further one stands in line; known from the first window on."""
     vegas, now_s, seen = VegasLimit(40, 2, 100, random=Random(1), slack=MIXED), 0.0, []
+    times = Times()
     for _ in range(600):
         limit = vegas.limit
         for _ in range(WINDOW_SAMPLES):
             elapsed_s = 0.010 * max(4, limit)
-            vegas.take_known(elapsed_s, elapsed_s - 0.040, limit, now_s)
+            vegas.take_known(times, elapsed_s, elapsed_s - 0.040, limit, now_s)
         now_s += WINDOW_S
         seen.append(vegas.limit)
         assert not vegas.is_probing
     assert set(seen[50:]) <= {5, 6, 7}
+
+
+def test_a_second_queue_behind_the_known_one_bounds_the_limit() -> None:
+    """Three places of 40 ms each behind the core: more than a few at once only wait for them, in a line of its own."""
+    vegas, times, now_s = VegasLimit(4, 2, 200, random=Random(1), slack=MIXED), Times(), 0.0
+    for _ in range(5):  # unpressed at first, as at any start
+        for _ in range(WINDOW_SAMPLES):
+            vegas.take_known(times, 0.040, 0.0, 1, now_s)
+        now_s += WINDOW_S
+    for _ in range(300):
+        limit = vegas.limit
+        for _ in range(WINDOW_SAMPLES):
+            vegas.take_known(times, 0.040 * max(1.0, limit / 3), 0.0, limit, now_s)
+        now_s += WINDOW_S
+    assert vegas.limit < 12

@@ -21,7 +21,7 @@ from b1.clock import ManualClock
 from b1.errors import ConfigurationError, NotRunning, RateLimited
 from b1.limiter import Caller, Decision, Limiter, Policy, PolicyTable, decision_headers
 from b1.store.memory import MemoryStore
-from b1.types import Principal
+from b1.types import Headers, Principal
 from b1.units import MIB
 from tests.asgi.raw import ANN, BOB, http
 
@@ -31,6 +31,7 @@ TABLE = PolicyTable(
         Policy("search", 3, 60, scope="actor", anonymous_quota=1),
         Policy("door", 2, 60, scope="address"),
         Policy("team", 3, 60, scope="organization"),
+        Policy("reports", 1, 60, algorithm="concurrency"),
     )
 )
 
@@ -42,7 +43,10 @@ class Deciding:
         self.limiter = limiter
 
     async def decide(self, policies: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision:
-        return await self.limiter.check(policies, caller, cost=cost)
+        return await self.limiter.check(policies, caller, cost=cost, blame="nobody")
+
+    def headers(self, decision: Decision) -> Headers:
+        return decision_headers(decision)
 
     def refusal(self, decision: Decision) -> LimitExceeded:
         return LimitExceeded(decision, upgrade_url="/plans")
@@ -244,6 +248,10 @@ class TestTaking:
         with pytest.raises(ConfigurationError, match="did you mean chat"):
             await World(enabled=enabled).limiting.allow("chatt", "k")
 
+    async def test_what_is_held_at_a_time_is_for_routes_alone(self) -> None:
+        with pytest.raises(ConfigurationError, match="declare it on a route"):
+            await World().limiting.take("reports", "k")
+
     async def test_switched_off_everything_passes(self) -> None:
         limiting = World(enabled=False).limiting
         assert {Allowance(True, 0, None)} == {await limiting.take("chat", "k") for _ in range(5)}
@@ -306,7 +314,7 @@ class TestShowing:
         wide, narrow = [await limiter.check((name,), Caller("a", "b", "c")) for name in ("search", "chat")]
         for first, second in ((wide, narrow), (narrow, wide)):
             headers = [(b"x-other", b"1"), *decision_headers(first)]
-            show(headers, second)
+            show(headers, second, decision_headers(second))
             assert [b"1"] == [value for name, value in headers if name == b"x-ratelimit-remaining"]
             assert len(headers) == len({name for name, _ in headers})
             assert (b"x-other", b"1") in headers

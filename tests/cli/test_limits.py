@@ -245,6 +245,11 @@ class TestSimulating:
         first = counts["first_refusals"][0]
         assert (first["at_s"], first["caller"], first["policies"]) == ("2025-06-15T15:06:43.000Z", "ann@1", ("read",))
 
+    def test_who_goes_on_asking_is_shut_out_as_in_life(self) -> None:
+        report = simulate(self.log(*[(n * 1.5, "ann") for n in range(60)]), Rules(TABLE), shown=60)
+        assert report.penalised > 0
+        assert ("penalty",) in {one.policies for one in report.first}
+
     def test_whoever_waits_as_told_passes(self) -> None:
         requests = [(float(n), "ann") for n in range(4)]
         wait_s = simulate(self.log(*requests), Rules(TABLE)).first[0].retry_after_s

@@ -32,7 +32,7 @@ def freeze(folder: Path, url: str, scratch: Path) -> None:
         _write(folder / f"hand-over.{number}.bin", data)
     _write(folder / "redis.json", _json(asyncio.run(_redis(url, scratch))))
     statements = {name: text for name, text in vars(queries).items() if name.isupper()}
-    _write(folder / "queries.json", _json({**statements, "BEGIN": queries.begin(1000)}))
+    _write(folder / "queries.json", _json({**statements, "BEGIN": queries.begin(1000, 500)}))
     for path in sorted(LIBRARY_FOLDER.glob("*.sql")):
         _write(folder / "migrations" / path.name, path.read_bytes())
     _freeze_files(folder, scratch)

@@ -18,7 +18,7 @@ from b1.idempotency import queries
 from tests.previous import story
 
 versions = pytest.mark.parametrize("version", story.VERSIONS)
-PRESENT = {**{name: text for name, text in vars(queries).items() if name.isupper()}, "BEGIN": queries.begin(1000)}
+PRESENT = {**{name: text for name, text in vars(queries).items() if name.isupper()}, "BEGIN": queries.begin(1000, 500)}
 
 
 async def _migrate(url: str, folder: Path, slots: Path) -> list[str]:

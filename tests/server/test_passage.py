@@ -141,7 +141,10 @@ async def test_a_predecessor_that_was_killed_leaves_nothing_and_nobody_waits(pas
 
 async def test_without_a_predecessor_there_is_nothing_to_take(passage: Passage) -> None:
     succession = Succession(passage, Will(), None, graceful_s=5)
+    prepared: list[str] = []
+    succession.before_inheriting(lambda: prepared.append("heap"))
     assert not succession.is_successor
     assert await succession.inherit() is None
     assert await succession.inherit_rest() is None
     await succession.predecessor_gone()
+    assert ["heap"] == prepared

@@ -19,6 +19,7 @@ from b1.cache import CacheSnapshot
 from b1.db import DatabaseSnapshot
 from b1.governor import GovernorSnapshot
 from b1.idempotency import IdempotencySnapshot
+from b1.limiter import LimiterSnapshot
 from b1.store.base import StoreSnapshot
 from b1.watchdog import WatchdogSnapshot
 
@@ -84,6 +85,7 @@ class State:
     redis_limit: int
     refusals: Mapping[str, int] = field(default_factory=dict)
     admission: AdmissionSnapshot | None = None
+    limiter: LimiterSnapshot | None = None
     workers: Workers | None = None
 
 

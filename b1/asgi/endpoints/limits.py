@@ -63,7 +63,7 @@ class LimitsDesk:
         for state in before:
             if state.used:
                 await self._limiter.refund((state.name,), caller, cost=state.used)
-        penalty = await self._limiter.pardon(caller)
+        await self._limiter.pardon(caller)
         after = (await self._limiter.check(names, caller, cost=0, commit=False)).states
         return {
             "caller": dict(asked),

@@ -10,6 +10,9 @@ from b1.metrics import names
 from b1.metrics.registry import Sample
 from b1.watchdog import WatchdogSnapshot
 
+IDEMPOTENCY_EVENTS = (
+    "requests", "replays", "conflicts", "mismatches", "takeovers", "lost_claims", "not_storable", "records", "errors",
+)  # fmt: skip
 RUNGS = tuple(rung.name.lower() for rung in Rung)
 
 
@@ -20,6 +23,7 @@ def samples(state: State) -> Iterator[Sample]:
     yield from _store(state)
     yield from _cache(state)
     yield from _idempotency(state)
+    yield from _limiter(state)
     yield from _alerts(state)
     yield from _server(state)
 
@@ -117,7 +121,9 @@ def _idempotency(state: State) -> Iterator[Sample]:
     if idempotency is None:
         return
     yield names.IDEMPOTENCY_IN_FLIGHT, (), float(idempotency.in_flight)
-    for event in ("replays", "conflicts", "takeovers", "not_storable", "errors"):
+    yield names.IDEMPOTENCY_SPOOLED, (), float(idempotency.spooled_bytes)
+    yield names.IDEMPOTENCY_RECORD_BYTES, (), float(idempotency.record_bytes)
+    for event in IDEMPOTENCY_EVENTS:
         yield names.IDEMPOTENCY_EVENTS, (event,), float(getattr(idempotency, event))
 
 
@@ -144,3 +150,17 @@ def _admission(admission: AdmissionSnapshot | None) -> Iterator[Sample]:
         yield names.ADMISSION_ADMITTED, (name,), float(count)
     for name, reason, count in admission.refused:
         yield names.ADMISSION_REFUSED, (name, reason), float(count)
+
+
+def _limiter(state: State) -> Iterator[Sample]:
+    limiter = state.limiter
+    if limiter is None:
+        return
+    yield names.LIMITER_PENALTIES, (), float(limiter.penalties)
+    yield names.LIMITER_DENIED, (), float(limiter.denied)
+    yield names.LIMITER_DENIED_CALLERS, (), float(limiter.denied_callers)
+    for policy, count in limiter.shadowed_by.items():
+        yield names.LIMITER_SHADOW, (policy,), float(count)
+    instances = getattr(state.store, "instances", None)  # of a store that has a Redis
+    if instances is not None:
+        yield names.LIMITER_INSTANCES, (), float(instances)

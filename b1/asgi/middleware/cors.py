@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from b1.asgi.stack import Layer
+from b1.limiter import EXPOSED
 from b1.types import ASGIApp
 
 _REQUEST_HEADERS = (
@@ -12,9 +13,8 @@ _REQUEST_HEADERS = (
     "X-No-Compression", "Last-Event-ID",
 )  # fmt: skip
 _EXPOSED_HEADERS = (
-    "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining",
-    "X-RateLimit-Used", "X-RateLimit-Reset", "X-RateLimit-Window", "X-RateLimit-Tier", "Idempotent-Replayed",
-    "X-Idempotency-Replay", "X-Original-Timestamp", "Idempotency-Stored", "Cache-Status",
+    *EXPOSED, "X-Request-Id", "Idempotent-Replayed", "X-Idempotency-Replay", "X-Original-Timestamp",
+    "Idempotency-Stored", "Idempotency-Key-Source", "Cache-Status",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from b1.asgi.reply import send_problem
 from b1.asgi.spooling import replay_spool, spool_body
 from b1.errors import Forbidden, IdempotencyError, IdempotencyKeyMissing, Overloaded, RequestError, StoreUnavailable
 from b1.idempotency import Attempt, Idempotency, IdempotencyOptions, Keyed, Record
-from b1.idempotency.fingerprint import fingerprint, scope_digest, store_key
+from b1.idempotency.fingerprint import FINGERPRINT_BYTES, fingerprint, scope_digest, store_key
 from b1.idempotency.key import parse_key
 from b1.idempotency.payload import Payload
 from b1.units import MIB
@@ -211,7 +211,7 @@ class _Request:
         return Keyed(
             store_key=store_key(principal.organization, digest),
             digest=digest,
-            fingerprint=asked,
+            fingerprint=asked[:FINGERPRINT_BYTES],
             organization=principal.organization or "",
             actor=principal.actor,
         )

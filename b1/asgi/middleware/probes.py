@@ -23,6 +23,7 @@ from b1.types import ASGIApp, Receive, Scope, Send
 
 # (status, content type, body)
 Answer = tuple[int, bytes, bytes]
+_READING = frozenset({"GET", "HEAD"})
 _NO_STORE = [(b"cache-control", b"no-store")]
 
 
@@ -33,11 +34,15 @@ class Endpoint:
     Attributes:
         is_open: needs no token, also in production.
         render_full: what those see who hold the token; None: the same.
+        serve: answers instead of `render`, where the answer depends on the query or needs an await; never kept.
+        methods: others are refused.
     """
 
     render: Callable[[RequestContext], Answer]
     is_open: bool = False
     render_full: Callable[[RequestContext], Answer] | None = None
+    serve: ASGIApp | None = None
+    methods: frozenset[str] = _READING
 
 
 class Probes:
@@ -78,10 +83,12 @@ class Probes:
         context: RequestContext = scope["b1"]
         if endpoint is None:
             await _refuse(send, context, path, 404, "NOT_FOUND")
-        elif scope["method"] not in ("GET", "HEAD"):
-            await _refuse(send, context, path, 405, "METHOD_NOT_ALLOWED")
+        elif scope["method"] not in endpoint.methods:
+            await _refuse(send, context, path, 405, "METHOD_NOT_ALLOWED", endpoint.methods)
         elif not endpoint.is_open and not self._is_admin(context):
             await send_problem(send, Unauthenticated("this endpoint needs the admin token"), scope)
+        elif endpoint.serve is not None:
+            await endpoint.serve(scope, receive, send)
         else:
             status, content_type, body = self._answer(path, endpoint, context, scope)
             await send_bytes(send, status, body, content_type, _NO_STORE, is_head=scope["method"] == "HEAD")
@@ -129,12 +136,19 @@ def json_endpoint(read: Callable[[], Any]) -> Endpoint:
     return Endpoint(lambda _: (200, JSON_TYPE, orjson.dumps(read(), option=orjson.OPT_SERIALIZE_DATACLASS)))
 
 
+def served(app: ASGIApp, methods: frozenset[str]) -> Endpoint:
+    """Return an endpoint that is an ASGI application of its own."""
+    return Endpoint(lambda _: (404, JSON_TYPE, b""), serve=app, methods=methods)
+
+
 def _json(answer: tuple[int, dict[str, Any]]) -> Answer:
     return answer[0], JSON_TYPE, orjson.dumps(answer[1])
 
 
-async def _refuse(send: Send, context: RequestContext, path: str, status: int, code: str) -> None:
+async def _refuse(
+    send: Send, context: RequestContext, path: str, status: int, code: str, methods: frozenset[str] = _READING
+) -> None:
     context.code = code
     members = problem(status=status, code=code, instance=path, request_id=context.request_id)
-    headers = [(b"allow", b"GET, HEAD")] if status == 405 else []
+    headers = [(b"allow", ", ".join(sorted(methods)).encode())] if status == 405 else []
     await send_problem_document(send, members, headers=headers)

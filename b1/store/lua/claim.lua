@@ -1,22 +1,19 @@
 -- Become the owner of a key, or learn who is.
--- KEYS   [1] the claim: a hash of p (fingerprint), f (fence), u (ends at, ms; 0 when released), r (record when finished)
+-- KEYS   [1] the claim
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] fingerprint   [3] lease_ms   [4] grace_ms
 -- reply  {0, fence} claimed · {1, retry_after_ms} in flight · {2, record} finished · {3} other fingerprint
--- cost   O(1): one HMGET; three more writes when claimed
+-- cost   O(1): one GET; one SET when claimed
 --
 -- The fence is the server's time in microseconds, or one more than the last: it grows even after the key expired.
 -- include clock
-local found = redis.call('HMGET', KEYS[1], 'p', 'f', 'u', 'r')
-local ends = tonumber(found[3]) or 0
-if ends > now then
-  if found[1] ~= ARGV[2] then return {3} end
-  if found[4] then return {2, found[4]} end
-  return {1, ends - now}
+-- include claim
+local claim = read_claim(KEYS[1])
+if claim and claim.ends > now then
+  if claim.print ~= ARGV[2] then return {3} end
+  if claim.record then return {2, claim.record} end
+  return {1, claim.ends - now}
 end
-local fence = math.max(micros, (tonumber(found[2]) or 0) + 1)
+local fence = math.max(micros, (claim and claim.fence or 0) + 1)
 local lease = tonumber(ARGV[3])
--- Only when there is something: a script that has written is no longer refused when the server is out of memory.
-if found[2] then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], 'p', ARGV[2], 'f', whole(fence), 'u', whole(now + lease))
-redis.call('PEXPIRE', KEYS[1], whole(lease + tonumber(ARGV[4])))
+write_claim(KEYS[1], fence, now + lease, ARGV[2], nil, lease + tonumber(ARGV[4]))
 return {0, fence}

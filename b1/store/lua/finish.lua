@@ -1,13 +1,13 @@
 -- Replace a claim by its record, if it is still the caller's. A lease that ran out counts as the caller's until
 -- somebody took it over or the key expired.
--- KEYS   [1] the claim, see claim.lua
+-- KEYS   [1] the claim
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] fence   [3] record   [4] ttl_ms
 -- reply  1 written · 0 lost
--- cost   O(1): one HMGET, one HSET, one PEXPIRE
+-- cost   O(1): one GET, one SET
 -- include clock
-local found = redis.call('HMGET', KEYS[1], 'f', 'u', 'r')
-if found[1] ~= ARGV[2] or found[2] == '0' or found[3] then return 0 end
+-- include claim
+local claim = held_claim(KEYS[1], ARGV[2])
+if not claim then return 0 end
 local ttl = tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], 'r', ARGV[3], 'u', whole(now + ttl))
-redis.call('PEXPIRE', KEYS[1], whole(ttl))
+write_claim(KEYS[1], claim.fence, now + ttl, claim.print, ARGV[3], ttl)
 return 1

@@ -1,12 +1,12 @@
 -- Prolong the lease of a claim, if it is still the caller's.
--- KEYS   [1] the claim, see claim.lua
+-- KEYS   [1] the claim
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] fence   [3] lease_ms   [4] grace_ms
 -- reply  1 prolonged · 0 lost
--- cost   O(1): one HMGET, one HSET, one PEXPIRE
+-- cost   O(1): one GET, one SET
 -- include clock
-local found = redis.call('HMGET', KEYS[1], 'f', 'u', 'r')
-if found[1] ~= ARGV[2] or found[2] == '0' or found[3] then return 0 end
+-- include claim
+local claim = held_claim(KEYS[1], ARGV[2])
+if not claim then return 0 end
 local lease = tonumber(ARGV[3])
-redis.call('HSET', KEYS[1], 'u', whole(now + lease))
-redis.call('PEXPIRE', KEYS[1], whole(lease + tonumber(ARGV[4])))
+write_claim(KEYS[1], claim.fence, now + lease, claim.print, nil, lease + tonumber(ARGV[4]))
 return 1

@@ -87,6 +87,32 @@ local function keep(key, ring, newest, window, total)
   return ring
 end
 
+-- When `units` of those counted have left the window.
+local function freed_at(ring, newest, window, units)
+  for counter = newest - 60, newest do
+    units = units - struct.unpack('>I4', ring, place(counter))
+    if units <= 0 then return opens_at(counter + 61, window) end
+  end
+end
+
+-- Appends to the reply where an advanced window stands: fits, used, remaining, retry_after_ms, renew_ms, reset_ms.
+local function tell_window(reply, c)
+  local remaining, retry, renew, reset = math.max(0, c.quota - c.total), 0, 0, 0
+  if not c.fits then
+    if c.cost > c.quota then retry = -1
+    else retry = freed_at(c.ring, c.newest, c.window, c.total + c.cost - c.quota) - now end
+  end
+  if c.total > 0 then
+    reset = opens_at(c.newest + 61, c.window) - now
+    if remaining == 0 and c.quota > 0 then
+      renew = freed_at(c.ring, c.newest, c.window, 1 + c.total - c.quota) - now
+    end
+  end
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = c.fits and 1 or 0, c.total, remaining
+  reply[n + 4], reply[n + 5], reply[n + 6] = retry, renew, reset
+end
+
 -- The version table: epoch (8 bytes), then 65536 versions (u32). Its owner is the namespace's cache: it has no expiry and
 -- a fixed size. When it was lost, a new epoch makes all older entries stale.
 local TABLE_BYTES = 8 + 65536 * 4
@@ -118,15 +144,6 @@ local function vector_of(key, epoch, first, last)
   return table.concat(parts)
 end
 
-
--- When `units` of those counted have left the window.
-local function freed_at(ring, newest, window, units)
-  for counter = newest - 60, newest do
-    units = units - struct.unpack('>I4', ring, place(counter))
-    if units <= 0 then return opens_at(counter + 61, window) end
-  end
-end
-
 local function value_of(entry, versions, epoch)
   if type(entry) ~= 'string' or #entry < 14 or string.byte(entry) ~= 1 then return nil end
   local tags = string.byte(entry, 2)
@@ -140,10 +157,12 @@ local function value_of(entry, versions, epoch)
   return string.sub(entry, at + 4)
 end
 
-local function read_cache(reply, count)
-  local versions, key, lease = KEYS[count + 1], KEYS[count + 2], KEYS[count + 3]
+-- Appends to the reply: state, vector, ms, value. The keys from `first_key` on are the version table, the entry and its
+-- lease; ARGV[4] to ARGV[7] say what to read, and the buckets of the tags stand from ARGV[first_tag] on.
+local function read_cache(reply, first_key, first_tag)
+  local versions, key, lease = KEYS[first_key], KEYS[first_key + 1], KEYS[first_key + 2]
   local epoch = epoch_of(versions, ARGV[6])
-  local vector = vector_of(versions, epoch, 8 + count * 4, #ARGV)
+  local vector = vector_of(versions, epoch, first_tag, #ARGV)
   local function answer(state, ms, value)
     local n = #reply
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = state, vector, ms, value or ''
@@ -159,6 +178,7 @@ local function read_cache(reply, count)
   redis.call('SET', lease, vector, 'PX', ARGV[5])
   return answer(2, 0)
 end
+
 
 local count = tonumber(ARGV[3])
 if ARGV[4] ~= '' then has_table(KEYS[count + 1]) end
@@ -182,20 +202,7 @@ for i = 1, count do
     c.total, c.newest = c.total + c.cost, c.current
     c.ring = keep(KEYS[i], add(c.ring, c.current, c.cost), c.newest, c.window, c.total)
   end
-  local remaining, retry, renew, reset = math.max(0, c.quota - c.total), 0, 0, 0
-  if not c.fits then
-    if c.cost > c.quota then retry = -1
-    else retry = freed_at(c.ring, c.newest, c.window, c.total + c.cost - c.quota) - now end
-  end
-  if c.total > 0 then
-    reset = opens_at(c.newest + 61, c.window) - now
-    if remaining == 0 and c.quota > 0 then
-      renew = freed_at(c.ring, c.newest, c.window, 1 + c.total - c.quota) - now
-    end
-  end
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = c.fits and 1 or 0, c.total, remaining
-  reply[n + 4], reply[n + 5], reply[n + 6] = retry, renew, reset
+  tell_window(reply, c)
 end
-if allowed == 1 and ARGV[4] ~= '' then return read_cache(reply, count) end
+if allowed == 1 and ARGV[4] ~= '' then return read_cache(reply, count + 1, 8 + count * 4) end
 return reply

@@ -1,5 +1,5 @@
 -- Count offences of one caller, and shut it out when there are too many.
--- KEYS   [1] the offender: a hash of c (when no strike is left, ms), u (end of the last block, ms), l (blocks so far)
+-- KEYS   [1] the offender
 -- ARGV   [1] fixed time in ms for tests, else ''   [2] strikes   [3] '1' to forget what was before   [4] threshold
 --        [5] decay_ms   [6] forget_ms   then the lengths of the blocks, ms
 -- reply  {blocked_ms, strikes, level}
@@ -20,21 +20,48 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
-local strikes, decay, forget = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6])
-if ARGV[3] == '1' then redis.call('DEL', KEYS[1]) end
-local found = redis.call('HMGET', KEYS[1], 'c', 'u', 'l')
-local clear, ends, level = math.max(now, tonumber(found[1]) or 0), tonumber(found[2]) or 0, tonumber(found[3]) or 0
-if ends <= now then
-  local last = level -- as it was when the last block ended; what is left of it follows from the time since
-  level = math.max(0, last - math.floor((now - ends) / forget))
-  if strikes > 0 then
-    clear = clear + strikes * decay
-    if math.ceil((clear - now) / decay) >= tonumber(ARGV[4]) then
-      ends = now + tonumber(ARGV[7 + math.min(level, #ARGV - 7)])
-      clear, level, last = now, level + 1, level + 1
-    end
-    redis.call('HSET', KEYS[1], 'c', whole(clear), 'u', whole(ends), 'l', last)
-    redis.call('PEXPIRE', KEYS[1], whole(math.max(1, clear - now, ends + forget * last - now)))
+-- An offender: a hash of c (when no strike is left, ms), u (end of the last block, ms), l (blocks when it was imposed) and
+-- t (when a decision struck last, ms; missing: never).
+
+local function offender_of(key, decay, forget)
+  local found = redis.call('HMGET', key, 'c', 'u', 'l', 't')
+  local o = {key = key, decay = decay, forget = forget}
+  o.clear, o.ends = math.max(now, tonumber(found[1]) or 0), tonumber(found[2]) or 0
+  o.level, o.struck = tonumber(found[3]) or 0, tonumber(found[4]) or 0
+  o.last = o.level -- as it was when the last block ended; what is left of it follows from the time since
+  if o.ends <= now then o.level = math.max(0, o.last - math.floor((now - o.ends) / forget)) end
+  return o
+end
+
+-- Counts strikes of one who is not shut out. The lengths of the blocks stand in ARGV[first_block] to ARGV[last_block].
+local function strike(o, strikes, threshold, first_block, last_block)
+  o.clear = o.clear + strikes * o.decay
+  if math.ceil((o.clear - now) / o.decay) >= threshold then
+    o.ends = now + tonumber(ARGV[math.min(first_block + o.level, last_block)])
+    o.clear, o.level = now, o.level + 1
+    o.last = o.level
   end
 end
-return {math.max(0, ends - now), math.ceil((clear - now) / decay), level}
+
+local function keep_offender(o)
+  redis.call('HSET', o.key, 'c', whole(o.clear), 'u', whole(o.ends), 'l', o.last)
+  if o.struck > 0 then redis.call('HSET', o.key, 't', whole(o.struck)) end
+  redis.call('PEXPIRE', o.key, whole(math.max(1, o.clear - now, o.ends + o.forget * o.last - now)))
+end
+
+-- Appends to the reply: blocked_ms, strikes, level.
+local function tell_offender(reply, o)
+  local n = #reply
+  reply[n + 1], reply[n + 2] = math.max(0, o.ends - now), math.ceil((o.clear - now) / o.decay)
+  reply[n + 3] = o.level
+  return reply
+end
+
+local strikes = tonumber(ARGV[2])
+if ARGV[3] == '1' then redis.call('DEL', KEYS[1]) end
+local o = offender_of(KEYS[1], tonumber(ARGV[5]), tonumber(ARGV[6]))
+if strikes > 0 and o.ends <= now then
+  strike(o, strikes, tonumber(ARGV[4]), 7, #ARGV)
+  keep_offender(o)
+end
+return tell_offender({}, o)
