@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.handlers import install_handlers
 from b1.asgi.lifespan import Lifespan
-from b1.asgi.openapi import describe_idempotency
 from b1.asgi.limiting import Allowance, Key, Limiting
 from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
+from b1.asgi.openapi import describe_idempotency
 from b1.asgi.options import declare
 from b1.assembly import build_stack
 from b1.declarations import Declarations

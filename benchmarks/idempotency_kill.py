@@ -32,6 +32,7 @@ CLIENTS = (4, 24)
 ORDERS_PER_ACCIDENT = 120
 MISUSES = 50
 CALM_DOWN_S = 240.0
+_BEFORE_THE_LAST = 0.85
 
 
 @dataclass(slots=True)
@@ -119,16 +120,23 @@ def _placing(phones: Phones, placed: list[Order], clients: int) -> Iterator[_Pla
 def _accidents(
     servers: World, phones: Phones, names: list[str], keys: int, end_s: float, chance: random.Random
 ) -> Iterator[Accident]:
-    """Cause each accident in the first half of its share of the orders. Nobody is further ahead than the next share."""
-    share = keys / len(names)
+    """Cause each accident in the first half of its share of the orders; the next share begins when it is over.
+
+    The last orders are left over: there must be some for the last accident to meet.
+    """
+    share = keys * _BEFORE_THE_LAST / len(names)
+
+    def go_on() -> None:
+        phones.allowed += 1
+
     for number, name in enumerate(names):
-        phones.allowed = round(share * (number + 2))
+        phones.allowed = max(phones.allowed, round(share * (number + 1)))
         wanted = share * (number + chance.random() / 2)
         while phones.finished < wanted and time.monotonic() < end_s:
             time.sleep(0.01)
         if time.monotonic() >= end_s:
             return
-        accident = cause(name, servers, chance)
+        accident = cause(name, servers, chance, go_on)
         say = f"{phones.finished:6} orders done; {accident.kind}, over after {accident.over_s - accident.begun_s:.1f} s"
         print(say, file=sys.stderr)
         yield accident

@@ -30,7 +30,7 @@ from b1.embedded import process
 measuring.peers_venv.LOCK = HERE / "limiter-peers.txt"
 POLICIES = (1, 2, 4)
 MANY_KEYS = 100_000
-FILLED = 4_000
+FILLED = 10_000
 TRIPS = 200
 LIMITS, MOVING = "limits, fixed window", "limits, moving window"
 # What its in-process memory, or one bucket for everybody, makes a number of something else.

@@ -123,9 +123,11 @@ class Limits:
             return declared if self._for_everybody.intersection(declared) else self._anonymous
         return declared
 
-    async def charge(self, context: RequestContext, policies: Sequence[str]) -> LimitExceeded | None:
+    async def charge(
+        self, context: RequestContext, policies: Sequence[str], scope: Scope | None = None
+    ) -> LimitExceeded | None:
         """Spend for a request of which nothing is held and nothing is settled; see `admit`."""
-        return await self._charge(context, Charged(policies, caller_of(context), {}, ""))
+        return await self._charge(context, Charged(policies, caller_of(context), scope or {}, ""))
 
     async def admit(
         self, context: RequestContext, policies: Sequence[str], scope: Scope

@@ -146,6 +146,10 @@ class Lease:
             self.needs_reset = True
         return status
 
+    async def execute_as(self, query: str, like: str) -> str:
+        """Run `query`, whose text holds its values, and account for it as `like`; return its status. Raises as `fetch`."""
+        return await self._run(self._usable(like).execute(query))
+
     async def executemany(self, query: str, args: Iterable[Sequence[Any]]) -> None:
         """Run `query` once per element of `args`, all or nothing. Raises as `fetch`."""
         await self._run(self._usable(query).executemany(query, args), is_typical=False)

@@ -24,6 +24,8 @@ _HALF_BUSY = 0.5
 _RELIEF = 0.8
 _TRUSTED_CALLERS = 20
 _SERVICE_GAIN = 1 / 32
+# One lease counts for at most so many times the mean; work that has become slower shows after a few.
+_OUTLIER = 4.0
 _BUCKETS = 4 * 30
 
 
@@ -147,7 +149,11 @@ class Load:
         self._served_s += held_s
         self._services.add(held_s)
         mean_s = self.service_s
-        self.service_s = mean_s + (held_s - mean_s) * _SERVICE_GAIN if mean_s else held_s
+        if mean_s:  # a few abandoned queries may not have everybody else turned away
+            held_s = min(held_s, _OUTLIER * mean_s)
+            self.service_s = mean_s + (held_s - mean_s) * _SERVICE_GAIN
+        else:
+            self.service_s = held_s
 
     def waited(self, wait_s: float) -> None:
         """Hear that a caller waited, successfully or not."""

@@ -107,6 +107,25 @@ class Buckets:
         for bucket in drained:
             self.owed[bucket.key] = self.owed.get(bucket.key, (0, 0))[0] + bucket.owed_us, bucket.most_us
 
+    def keys(self) -> list[str]:
+        """Return the keys of buckets that are each one caller's."""
+        return [key for key in self._full_at if _OVERFLOW_MARK not in key]
+
+    def full_at(self, key: str) -> int:
+        """Return when a bucket is full, 0 where nothing was taken from it."""
+        return self._full_at.get(key, 0)
+
+    def receive(self, key: str, full_us: int, now_us: int, *, owed: tuple[int, int]) -> bool:
+        """Go on from what another process knows; False: there is no room."""
+        if full_us <= now_us:
+            return True
+        if key not in self._full_at and not self._has_room(key):
+            return False
+        self._set(key, max(full_us, self._full_at.get(key, 0)), now_us)
+        if owed[1]:
+            self.owed[key] = max(owed[0], self.owed.get(key, (0, 0))[0]), owed[1]
+        return True
+
     def reap(self, now_us: int, at_most: int) -> None:
         """Look at up to `at_most` keys that are due, and forget those that are full."""
         for _ in range(at_most):

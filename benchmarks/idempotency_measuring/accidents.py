@@ -38,11 +38,12 @@ class Accident:
 
 
 Happening = Callable[[World, random.Random], bool]
+GoOn = Callable[[], None]
 
 
-def kinds(*, with_redis: bool) -> dict[str, Happening]:
-    """Return all kinds of accident by name."""
-    found: dict[str, Happening] = {f"kill -9 at {point}": _at(point) for point in POINTS}
+def kinds(*, with_redis: bool, go_on: GoOn = lambda: None) -> dict[str, Happening]:
+    """Return all kinds of accident by name. `go_on` is called while one waits for a request that comes to its point."""
+    found: dict[str, Happening] = {f"kill -9 at {point}": _at(point, go_on) for point in POINTS}
     found |= {
         "kill -9 at a random instant": _kill,
         "worker replaced (SIGHUP)": _replace,
@@ -67,10 +68,10 @@ def schedule(count: int, chance: random.Random, *, with_redis: bool) -> list[str
     return names[:count]
 
 
-def cause(name: str, world: World, chance: random.Random) -> Accident:
+def cause(name: str, world: World, chance: random.Random, go_on: GoOn) -> Accident:
     """Let it happen and wait until everything is up again."""
     begun_s = time.monotonic()
-    happening = kinds(with_redis=world.redis is not None)[name]
+    happening = kinds(with_redis=world.redis is not None, go_on=go_on)[name]
     has_happened = happening(world, chance)
     return Accident(name, begun_s, time.monotonic(), has_happened)
 
@@ -83,11 +84,16 @@ def counted(accidents: Sequence[Accident]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _at(point: str) -> Happening:
+def _at(point: str, go_on: GoOn) -> Happening:
     def die(world: World, chance: random.Random) -> bool:
         [worker, *_] = world.server.workers()
         doom = order(world.folder, point)
-        if not process.wait_until(lambda: not doom.exists(), limit_s=ARRIVAL_LIMIT_S):
+
+        def is_taken() -> bool:
+            go_on()
+            return not doom.exists()
+
+        if not process.wait_until(is_taken, limit_s=ARRIVAL_LIMIT_S, every_s=0.2):
             doom.unlink(missing_ok=True)
             return False
         if chance.random() < _WITH_A_FLUSH:

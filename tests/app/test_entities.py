@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -14,16 +15,28 @@ from tests.app.conftest import Connection
 CUSTOMER = {"entity_type": "CUSTOMER", "name": "Ann", "city": "Pune"}
 
 
+NOTES = (f"note {number}" for number in itertools.count())
+
+
 async def create(member: Member, **attributes: Any) -> dict[str, Any]:
-    answer = await member.operate("CREATE", {**CUSTOMER, **attributes})
+    """Create one more, whatever was created before: the note makes it no repetition of the same request."""
+    answer = await member.operate("CREATE", {**CUSTOMER, "note": next(NOTES), **attributes})
     assert answer.status_code == 201, answer.text
     body: dict[str, Any] = answer.json()
     return body
 
 
+async def test_a_creation_that_is_submitted_twice_within_seconds_is_one(running: Pantry) -> None:
+    member = await running.member()
+    first, second = [await member.operate("CREATE", CUSTOMER) for _ in range(2)]
+    assert (201, 201) == (first.status_code, second.status_code)
+    assert first.json() == second.json()
+    assert ("auto", "true") == (second.headers["idempotency-key-source"], second.headers["idempotent-replayed"])
+
+
 async def test_the_life_of_an_entity_through_the_gateway(running: Pantry) -> None:
     member = await running.member()
-    made = await create(member)
+    made = (await member.operate("CREATE", CUSTOMER)).json()
     reference = {"entity_type": "CUSTOMER", "id": made["id"]}
 
     changed = await member.operate("UPDATE", {**reference, "city": "Goa"})

@@ -56,7 +56,7 @@ def test_headers_are_documented_where_they_count() -> None:
     keyed = {path for path, operation in OPERATIONS.items() if "Idempotency-Key" in headers_of(operation)}
     tenants = {path for path, operation in OPERATIONS.items() if "X-Organization-Id" in headers_of(operation)}
 
-    assert keyed == {("post", "/v1/finance/expenses"), ("post", "/v1/finance/revenues")}
+    assert keyed == {("post", "/v1/entities"), ("post", "/v1/finance/expenses"), ("post", "/v1/finance/revenues")}
     assert tenants == {path for path in OPERATIONS if not path[1].startswith("/auth/")}
 
 

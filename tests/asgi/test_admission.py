@@ -373,7 +373,7 @@ async def test_slow_uploads_do_not_take_the_places_of_others() -> None:
     upload = partial(call, slow_client, method="POST", headers=[(b"content-length", b"1")])
     uploads = [asyncio.create_task(upload()) for _ in range(5)]
     async with asyncio.timeout(10):
-        while world.gate.reading < 5:  # noqa: ASYNC110 - counts turns of the loop
+        while world.gate.reading < 5:
             await asyncio.sleep(0)
     assert 200 == (await call(inside(layer))).status
     is_sent.set()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from b1.cli.capacity import as_json, as_table
 from b1.clock import ManualClock
-from b1.db import Database
 from b1.errors import InvalidSetting, StoreUnavailable
 from b1.idempotency import Idempotency, Purged, ServiceOptions, capacity, warnings_of
 from b1.idempotency.capacity import POSTGRES_RECORD_BYTES, REDIS_RECORD_BYTES, parse_organizations
+from b1.idempotency.purging import purge_store
 from b1.idempotency.usage import Usage, usage_of
 from b1.store.memory import MemoryStore
 from b1.types import Principal
 from b1.units import KIB, MIB
-from tests.idempotency.harness import ANN, World, effects, make_thing, post, records
+from tests.idempotency.harness import ANN, World, post
+from tests.idempotency.modes import Mode, opened
+from tests.servers import RedisServer
 
 
 @dataclass(frozen=True)
@@ -29,31 +32,11 @@ class Seen:
     evicts: bool = False
 
 
-@dataclass(frozen=True)
-class Slice:
-    cursor: int | None
-    removed: int
-
-
-class SweepingStore(MemoryStore):
-    """A memory store with the two verbs that are for operators, as a server would answer them."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__(MIB, clock)
-        self.slices: list[int] = []
+class MeasuredStore(MemoryStore):
+    """A store that says how full the server behind it is."""
 
     async def usage(self) -> Seen:
         return Seen(keys=len(self.claims), used_bytes=85, limit_bytes=100, clients=3, clients_limit=30)
-
-    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Slice:
-        keys = self.claims.keys()
-        looked = keys[cursor : cursor + limit]
-        gone = [key for key in looked if key.startswith(prefix) and self.claims.kept(key, self.now_ms())]
-        for key in gone:
-            self.claims._drop(key)
-        self.slices.append(len(looked))
-        after = cursor + limit - len(gone)
-        return Slice(after if after < len(keys) - len(gone) else None, len(gone))
 
 
 async def test_the_snapshot_counts_what_became_of_requests() -> None:
@@ -75,7 +58,7 @@ def test_before_the_first_request_there_is_no_hit_rate(clock: ManualClock) -> No
 
 
 async def test_usage_comes_from_the_store_where_it_can_say(clock: ManualClock) -> None:
-    used = await Idempotency(SweepingStore(clock), clock=clock).usage()
+    used = await Idempotency(MeasuredStore(MIB, clock), clock=clock).usage()
     assert (used.keys, used.memory_ratio, used.clients_ratio) == (0, 0.85, 0.1)
 
 
@@ -108,37 +91,46 @@ def test_without_bounds_nothing_is_warned_of() -> None:
     assert warnings_of(Usage(1, 1, None, None, None, None, None, False)) == ()
 
 
-async def test_an_organisation_is_forgotten_and_no_other(database: Database, clock: ManualClock) -> None:
-    store = SweepingStore(clock)
-    world = World(database, store, options=ServiceOptions(purge_batch=2))
-    app = world.handle(make_thing)
-    stranger = Principal(actor="ann", organization="10")
-    nobody = Principal(actor="ann", organization=None)
+async def test_an_organisation_is_forgotten_and_no_other(mode: Mode) -> None:
+    app = mode.serve(ServiceOptions(purge_batch=2))
+    service = mode.worlds[0].service
+    stranger, nobody = Principal(actor="ann", organization="10"), Principal(actor="ann", organization=None)
     for number in range(5):
         await post(app, {"a": 1}, f"k{number}")
     for other in (stranger, nobody):
         await post(app, {"a": 1}, principal=other)
-    assert await world.service.purge_organization("1") == Purged(rows=5, store_keys=5)
-    assert (await records(database), len(store.claims), max(store.slices)) == (2, 2, 2)
+    rows = 1 if mode.database is not None else 0
+    assert await service.purge_organization("1") == Purged(rows=5 * rows, store_keys=5)
+    assert mode.keys() == 2
     assert [(await post(app, {"a": 1}, principal=one)).replayed for one in (stranger, nobody)] == [True, True]
     assert not (await post(app, {"a": 1}, "k0", principal=ANN)).replayed
-    assert await world.service.purge_organization(None) == Purged(rows=1, store_keys=1)
-    assert await effects(database) == 8
+    assert await service.purge_organization(None) == Purged(rows=rows, store_keys=1)
+    assert await mode.effects() == 8
 
 
-async def test_what_is_in_flight_is_not_forgotten(clock: ManualClock) -> None:
-    store = SweepingStore(clock)
-    await store.claim("idempotency:1:k", b"f", lease_ms=1000)
-    assert await Idempotency(store, clock=clock).purge_organization("1") == Purged(rows=0, store_keys=0)
-    assert len(store.claims) == 1
+async def test_what_is_in_flight_is_not_forgotten(mode: Mode) -> None:
+    service = mode.world().service
+    await mode.store.claim("idempotency:1:k", b"f", lease_ms=60_000)
+    assert await service.purge_organization("1") == Purged(rows=0, store_keys=0)
+    assert mode.keys() == 1
 
 
-async def test_a_store_that_cannot_sweep_says_so(clock: ManualClock) -> None:
-    store = MemoryStore(MIB, clock)
-    if hasattr(store, "sweep"):
-        pytest.skip("this store can")
+async def test_a_redis_says_how_full_it_is(redis_server: RedisServer, tmp_path: Path) -> None:
+    redis_server.command("CONFIG", "SET", "maxmemory", "64mb")
+    try:
+        async with opened("redis", None, redis_server, tmp_path) as mode:
+            await post(mode.serve(), {"a": 1})
+            used = await mode.worlds[0].service.usage()
+    finally:
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert (used.keys, used.limit_bytes, used.evicts) == (1, 64 * MIB, False)
+    assert used.memory_ratio is not None and 0 < used.memory_ratio < 1
+    assert used.clients is not None and used.clients >= 1 and used.clients_ratio is not None
+
+
+async def test_a_store_that_cannot_sweep_says_so() -> None:
     with pytest.raises(StoreUnavailable, match="expire by themselves"):
-        await Idempotency(store, clock=clock).purge_organization("1")
+        await purge_store(object(), "1", 10)
 
 
 def test_the_capacity_table_of_a_hundred_thousand_organisations() -> None:

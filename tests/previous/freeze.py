@@ -13,7 +13,6 @@ from b1.alerts.journal import Journal
 from b1.clock import ManualClock
 from b1.db.migrate import LIBRARY_FOLDER
 from b1.governor.replacing import Breaker
-from b1.idempotency import queries
 from b1.idempotency.record import encode
 from b1.link import Link, LinkOptions
 from b1.slots import Slots
@@ -31,8 +30,7 @@ def freeze(folder: Path, url: str, scratch: Path) -> None:
     for number, data in enumerate(asyncio.run(story.hand_over()), start=1):
         _write(folder / f"hand-over.{number}.bin", data)
     _write(folder / "redis.json", _json(asyncio.run(_redis(url, scratch))))
-    statements = {name: text for name, text in vars(queries).items() if name.isupper()}
-    _write(folder / "queries.json", _json({**statements, "BEGIN": queries.begin(1000, 500)}))
+    _write(folder / "queries.json", _json(story.statements()))
     for path in sorted(LIBRARY_FOLDER.glob("*.sql")):
         _write(folder / "migrations" / path.name, path.read_bytes())
     _freeze_files(folder, scratch)

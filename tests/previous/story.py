@@ -9,6 +9,7 @@ from typing import Any
 from b1.alerts.alert import Alert, Severity, Transition
 from b1.alerts.book import Book
 from b1.clock import ManualClock
+from b1.idempotency import queries
 from b1.idempotency.record import Outcome, Record, Unstored
 from b1.link import Link
 from b1.store.base import CacheAnswer, CacheRead, CacheState, Charge, ClaimState, PenaltyRule, Store
@@ -214,3 +215,24 @@ _READERS: dict[str, Callable[[Link, bytes], Awaitable[dict[str, Any]]]] = {
     "hash": _hash,
     "stream": _stream,
 }
+
+
+# Rows of idempotency that both versions tell and find, by name.
+ROWS = ("earlier", "later", "before", "after")
+
+
+def digest_of(name: str) -> bytes:
+    """Return the key of a row."""
+    return name.encode().ljust(32, b"-")
+
+
+def statements() -> dict[str, Any]:
+    """Return the SQL with which this version claims, concludes, reads and purges those rows."""
+    return {
+        "BEGIN": {name: queries.begin(digest_of(name), 500) for name in ROWS},
+        "UNKNOWN": queries.UNKNOWN,
+        "CONCLUDE": {name: queries.conclude(digest_of(name), "org", b"print", 201, b"record", 3600.0) for name in ROWS},
+        "READ": queries.READ,
+        "ROLLBACK": queries.ROLLBACK,
+        "PURGE": queries.PURGE,
+    }

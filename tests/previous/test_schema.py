@@ -14,11 +14,10 @@ import pytest
 
 from b1.db import Database, DatabaseOptions
 from b1.db.migrate import LIBRARY, LIBRARY_FOLDER, apply_migrations, read_migrations
-from b1.idempotency import queries
 from tests.previous import story
 
 versions = pytest.mark.parametrize("version", story.VERSIONS)
-PRESENT = {**{name: text for name, text in vars(queries).items() if name.isupper()}, "BEGIN": queries.begin(1000, 500)}
+PRESENT = story.statements()
 
 
 async def _migrate(url: str, folder: Path, slots: Path) -> list[str]:
@@ -40,21 +39,16 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
         await connection.close()
 
 
-async def _tell(connection: asyncpg.Connection[Any], statements: dict[str, str], key: bytes) -> None:
-    """Claim, undo, record and commit, as a request does."""
-    await connection.execute(statements["BEGIN"])
-    assert await connection.fetchval(statements["CLAIM"], key, "org", b"print", 3600.0)
-    await connection.execute(statements["CLAIMED"])
-    await connection.execute(statements["UNDO_EFFECT"])
-    assert await connection.fetchval(statements["WRITE"], key, 201, b"record")
-    await connection.execute(statements["COMMIT"])
+async def _tell(connection: asyncpg.Connection[Any], statements: dict[str, Any], name: str) -> None:
+    """Begin, find nothing, and commit the record, as a request does."""
+    assert statements["UNKNOWN"] == await connection.execute(statements["BEGIN"][name])
+    await connection.execute(statements["CONCLUDE"][name])
 
 
-async def _find(connection: asyncpg.Connection[Any], statements: dict[str, str], key: bytes) -> None:
-    """Another request with the key is refused and finds the record."""
-    await connection.execute(statements["BEGIN"])
-    assert await connection.fetchval(statements["CLAIM"], key, "org", b"print", 3600.0) is None
-    row = await connection.fetchrow(statements["READ"], key)
+async def _find(connection: asyncpg.Connection[Any], statements: dict[str, Any], name: str) -> None:
+    """Another request with the key learns that there is a record, and reads it."""
+    assert statements["UNKNOWN"] != await connection.execute(statements["BEGIN"][name])
+    row = await connection.fetchrow(statements["READ"], story.digest_of(name))
     assert row is not None
     assert (row["fingerprint"], row["record"]) == (b"print", b"record")
     assert 3500 < row["ttl_s"] <= 3600
@@ -67,11 +61,11 @@ async def test_two_versions_work_on_the_present_schema(version: str, postgres_ur
     earlier = json.loads((story.FOLDER / version / "queries.json").read_text())
     await _migrate(postgres_url, LIBRARY_FOLDER, tmp_path / "slots")
     async with _connected(postgres_url) as connection:
-        await _tell(connection, earlier, b"earlier")
-        await _tell(connection, PRESENT, b"later")
+        await _tell(connection, earlier, "earlier")
+        await _tell(connection, PRESENT, "later")
         for statements in (earlier, PRESENT):
-            await _find(connection, statements, b"earlier")
-            await _find(connection, statements, b"later")
+            await _find(connection, statements, "earlier")
+            await _find(connection, statements, "later")
 
 
 @versions
@@ -82,12 +76,12 @@ async def test_rows_outlive_the_migration_and_the_earlier_version_works_on(
     earlier = json.loads((folder / "queries.json").read_text())
     applied = await _migrate(postgres_url, folder / "migrations", tmp_path / "slots")
     async with _connected(postgres_url) as connection:
-        await _tell(connection, earlier, b"before")
+        await _tell(connection, earlier, "before")
         later = await _migrate(postgres_url, LIBRARY_FOLDER, tmp_path / "slots")
         assert set(later).isdisjoint(applied)
-        await _find(connection, PRESENT, b"before")
-        await _tell(connection, earlier, b"after")
-        await _find(connection, PRESENT, b"after")
+        await _find(connection, PRESENT, "before")
+        await _tell(connection, earlier, "after")
+        await _find(connection, PRESENT, "after")
 
 
 @versions

@@ -21,6 +21,7 @@ from b1.store.base import (
 )
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
+from b1.store.operating import StoreUsage, Swept
 from b1.store.tally import Batch, Drained, Tally
 from b1.store.terms import PLAIN, Terms
 
@@ -171,6 +172,12 @@ class Distant:
         adopted = claims.finish(kept.key, fence, kept.record, ttl_ms=kept.ttl_ms, now_ms=now_ms)
         self._answer()
         return adopted
+
+    async def usage(self) -> StoreUsage:
+        raise StoreUnavailable("nobody asks this of a stand-in")
+
+    async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept:
+        return await self._reach("sweep").sweep(prefix, cursor, limit=limit)
 
     def snapshot(self) -> StoreSnapshot:
         return replace(self.inner.snapshot(), mode="redis", connected=self.is_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from b1.link import Link, LinkOptions, ReplyError
 from b1.store.base import CacheRead, CacheState, Charge, PenaltyRule
+from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
 from b1.store.redis import RedisStore
 from b1.store.tally import Drained
@@ -144,3 +146,21 @@ async def test_a_bucket_is_never_fuller_than_it_was_elsewhere(link: Link) -> Non
     await store.drain([Drained("gcra:lost:1", 0, 4 * second_us, 5 * second_us)])
     lost = Charge("gcra:lost:1", 60, 60_000, 1, False, "bucket", 5)
     assert (await store.spend([lost], commit=False)).balances[0].used == 4
+
+
+async def test_hosts_whose_clocks_differ_share_one_quota_and_one_penalty(link: Link) -> None:
+    stores = []
+    for skew_s in (0.0, 60.0, -60.0):
+        clock = StoreHarness.clock_at_start()
+        clock.advance(skew_s)
+        stores.append(FallbackStore(RedisStore(link, "n"), MemoryStore(2**20, clock), clock))
+    charge, bucket = Charge("limit:p:1", 20, 3_600_000), Charge("gcra:p:1", 20, 3_600_000, 1, False, "bucket")
+    for charges in ([charge], [bucket]):
+        answers = await asyncio.gather(*(store.spend(charges) for _ in range(20) for store in stores))
+        assert sum(answer.allowed for answer in answers) == 20
+    terms = Terms(Offender("penalty:1", PenaltyRule(threshold=1)))
+    await stores[0].spend([charge], terms=terms)
+    blocked = [(await store.spend([Charge("limit:q:1", 5, 60_000)], terms=terms)).penalty for store in stores]
+    assert all(penalty is not None and 50_000 < penalty.blocked_ms <= 60_000 for penalty in blocked)
+    for store in stores:
+        await store.aclose()

@@ -176,6 +176,29 @@ class TestBuckets:
             fleet.add(instances=3)
         assert await fleet.passed(BUCKET) == 6
 
+    async def test_a_bucket_passes_to_a_successor_with_its_debt(self, fleet: Fleet, clock: ManualClock) -> None:
+        store = fleet.add()
+        fleet.distant.is_away = True
+        assert await fleet.passed(BUCKET, 4) == 4
+        exported = await store.export(2**20, last=True)
+        assert exported.passed["buckets"] == 1
+        heir = FallbackStore(fleet.distant, MemoryStore(2**20, clock), clock)
+        absorbed = await heir.absorb(exported.data)
+        assert absorbed.taken["buckets"] == 1
+        fleet.stores[:] = [heir]
+        assert await fleet.passed(BUCKET, 1) == 1
+        fleet.distant.is_away = False
+        assert await fleet.passed(BUCKET) == 1
+        await store.aclose()
+
+    async def test_without_redis_a_bucket_passes_to_a_successor(self, clock: ManualClock) -> None:
+        store, heir = MemoryStore(2**20, clock), MemoryStore(2**20, clock)
+        for _ in range(4):
+            store.spend_now([BUCKET])
+        await heir.absorb((await store.export(2**20, last=True)).data)
+        assert [heir.spend_now([BUCKET]).allowed for _ in range(3)] == [True, True, False]
+        assert not heir.buckets.owed
+
 
 class TestLeases:
     async def test_what_was_held_in_redis_is_held_here(self, fleet: Fleet) -> None:

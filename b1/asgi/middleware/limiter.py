@@ -31,7 +31,7 @@ class LimiterLayer:
         policies = options.limits
         if options.classify is not None and context.principal is not None:
             try:
-                policies, receive = await self._classified(context, receive)
+                policies, receive = await self._classified(context, scope, receive)
             except ClientDisconnected:
                 return
             except RequestError as error:
@@ -48,7 +48,9 @@ class LimiterLayer:
             if charged.is_open:
                 await self._limits.end(charged)
 
-    async def _classified(self, context: RequestContext, receive: Receive) -> tuple[tuple[str, ...], Receive]:
+    async def _classified(
+        self, context: RequestContext, scope: Scope, receive: Receive
+    ) -> tuple[tuple[str, ...], Receive]:
         """Read the body to learn the class; what cannot be classed spends the route's own limits and is judged there."""
         options = context.route.options
         fallback = options.limits or ()
@@ -56,12 +58,12 @@ class LimiterLayer:
         try:
             body = await read_body(receive, options.classify_bytes)
         except BodyTooLarge as error:
-            refusal = await self._limits.charge(context, fallback)
+            refusal = await self._limits.charge(context, fallback, scope)
             raise refusal or error from None
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
-            refusal = await self._limits.charge(context, fallback)
+            refusal = await self._limits.charge(context, fallback, scope)
             raise refusal or MalformedRequest("the body is no JSON document") from None
         policies = options.classify(value) if isinstance(value, dict) else fallback
         return policies or fallback, replay_body(body, receive)

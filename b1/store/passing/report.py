@@ -15,8 +15,8 @@ class Exported:
 
     Attributes:
         data: for the successor's `absorb`; not longer than the limit, or some hundred bytes when the limit is less.
-        passed: how many of each kind are in it: ``claims`` (in flight), ``records``, ``penalties``, ``windows``,
-            ``entries`` (of replay rings), ``debts`` (to Redis, besides windows and records).
+        passed: how many of each kind are in it: ``claims`` (in flight), ``records``, ``penalties``, ``buckets``,
+            ``windows``, ``entries`` (of replay rings), ``debts`` (to Redis, besides windows and records).
         left_out: how many of each kind did not fit.
     """
 

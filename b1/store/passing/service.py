@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from b1.store.passed import Received
-from b1.store.passing import claims, offences, streams, windows
+from b1.store.passing import buckets, claims, offences, streams, windows
 from b1.store.passing.budget import Budget
 from b1.store.passing.frames import MINOR, START, Frame, UnknownFormat, pack, unpack
 from b1.store.passing.origin import Origin, Shift, read_origin
@@ -211,6 +211,8 @@ class Passing:
             self._given = fields, blob
             yield budget.add("debts", pack(DEBTS, fields, blob), count) if count else []
         has_tables = is_away or news
+        if has_tables:
+            yield from buckets.frames(memory.buckets, budget, has_redis=debts is not None and is_away)
         table = windows.WindowsOut(memory.windows, news=news, has_redis=debts is not None)
         if has_tables:
             if table.size_bytes > budget.left_bytes // 2:
@@ -256,6 +258,9 @@ class Passing:
                 _count(taking, kind, fates)
         elif frame.kind == offences.KIND:
             _count(taking, "penalties", offences.take(memory.offences, frame, taking.shift, now_ms))
+        elif frame.kind == buckets.KIND:
+            fates = buckets.take(memory.buckets, frame, taking.shift, now_ms, has_redis=debts is not None)
+            _count(taking, "buckets", fates)
         elif frame.kind == streams.KIND:
             fate, entries = streams.take(memory.streams, frame, taking.shift, now_ms)
             _count(taking, "entries", [fate] * entries)
