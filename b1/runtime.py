@@ -43,6 +43,9 @@ log = logging.getLogger("b1.runtime")
 # What the predecessor invalidated while its successor had entries already; a name in the hand-over.
 CACHE_TAGS = "cache.tags"
 
+# A drain without a request in work is over in milliseconds; writing down a full store takes some tens of them.
+LEAVING_LIMIT_S = 2.0
+
 UPGRADE_URL = "/docs/plans"
 
 
@@ -79,6 +82,7 @@ class Runtime:
         self._read_workers: Callable[[], Workers] | None = None
         self._read_refusals: Callable[[], Mapping[str, int]] | None = None
         self._pressing: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self.metrics = Metrics()
         self.deadlines = Deadlines()
         self.loop = factories.make_watchdog(host, plan, self.clock)
@@ -197,7 +201,7 @@ class Runtime:
         async def watch() -> None:
             await begun.wait()
             self.phase = "draining"
-            await self._leave(last=False)
+            self._leaving = self._own(self._leave(last=False), "b1-leave-state")
 
         self._own(watch(), "b1-watch-stop")
 
@@ -212,6 +216,8 @@ class Runtime:
         await self.cache.aclose()
         await self.governor.aclose()
         await self.alerts.aclose()
+        if self._leaving is not None:  # the successor accepts nobody before it has this
+            await asyncio.wait({self._leaving}, timeout=LEAVING_LIMIT_S)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

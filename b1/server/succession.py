@@ -77,6 +77,7 @@ class Succession:
         self._end: Callable[[bool], None] = lambda urgent: None
         self._adopted = 0
         self._gone_by_s = float("inf")  # it serves until it is asked to end
+        self._master = os.getppid()
 
     def __repr__(self) -> str:
         heir_of = self._predecessor.pid if self._predecessor is not None else None
@@ -167,7 +168,13 @@ class Succession:
 
     def _ask_for_end(self) -> None:
         self._will.asks_for_end = True
-        os.kill(os.getppid(), signal.SIGTTOU)
+        self._tell_master(signal.SIGTTOU)
+
+    def _tell_master(self, number: signal.Signals) -> None:
+        if os.getppid() != self._master:
+            log.warning("the master has gone: nobody can replace this worker", extra={"signal": number.name})
+            return  # whoever adopted us is no gunicorn, and may be the machine's first process
+        os.kill(self._master, number)
 
     def _begin_to_watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -234,7 +241,7 @@ class Succession:
             self._will.mode = "serial"
             self._end(True)
         else:
-            os.kill(os.getppid(), signal.SIGTTIN)
+            self._tell_master(signal.SIGTTIN)
 
     def note_ready(self, baseline_bytes: int) -> None:
         """Note what this worker holds now that it serves: about what another one will need."""
