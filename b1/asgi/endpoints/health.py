@@ -195,7 +195,8 @@ def _api_gateway(state: State) -> dict[str, Any]:
         "replacements": sum(workers.replacements.values()),
         "replacements_tripped": workers.is_tripped,
         "last_replacement": None if last is None else {
-            "kind": last.kind, "reason": last.reason, "pause_s": None if last.pause_s is None else round(last.pause_s, 4), "at": _iso(last.wall_s),
+            "kind": last.kind, "reason": last.reason, "at": _iso(last.wall_s),
+            "pause_s": None if last.pause_s is None else round(last.pause_s, 4),
         },
     }  # fmt: skip
     return part
