@@ -18,9 +18,10 @@ from b1.clock import Clock, SystemClock
 from b1.errors import StoreUnavailable
 from b1.link.credentials import Remembered
 from b1.link.dialling import Dialler
-from b1.link.keeper import Keeper
+from b1.link.keeper import Companion, Keeper
 from b1.link.opening import Opener
 from b1.link.options import LinkOptions, LinkSnapshot, slots_directory
+from b1.link.pending import Receiver
 from b1.link.replies import Argument, ReplyError
 from b1.link.reserve import Reason
 from b1.link.wire import Wire
@@ -61,6 +62,8 @@ class Link:
         folder = options.slots_dir or slots_directory(opener.address)
         self._slots = Slots(folder, "redis", options.connections)
         self._keeper = Keeper(options, self._dialler, self._slots, clock, jitter, credentials)
+        self._handlers: dict[bytes, Callable[[list[Any]], None]] = {}
+        self._keeper.on_push = self._pushed
         self._calls = self._failures = self._healed = 0
 
     def __repr__(self) -> str:
@@ -89,7 +92,20 @@ class Link:
         if self._keeper.is_running:
             raise RuntimeError("subscribe before the link is started")
         self._dialler.channels += channels
-        self._keeper.on_push = handler
+        self._handlers |= dict.fromkeys([channel.encode() for channel in channels], handler)
+
+    def accompany(self, begin: Companion) -> None:
+        """Have `begin` called with each new connection before anybody else uses it; before `start`.
+
+        What it sends at once with `Wire.ask` are the first commands of the connection. The coroutine that it returns runs
+        as long as the connection lives, and is cancelled and awaited at its end; it must not fail.
+
+        Raises:
+            RuntimeError: the link is running, and the first command of its connection was another.
+        """
+        if self._keeper.is_running:
+            raise RuntimeError("accompany before the link is started")
+        self._keeper.companions.append(begin)
 
     async def start(self) -> None:
         """Take a slot, if there is one, and start connecting; return after the first attempt, whatever it gave.
@@ -148,6 +164,24 @@ class Link:
         self._healed += 1
         return await self.call("EVAL", source, len(keys), *keys, *arguments)
 
+    def post(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], reply: Receiver) -> None:
+        """Run a registered script without a task of its own: `reply` is told, in the call that reads the answer.
+
+        A server that lost the script is not given it again; call `script` then.
+
+        Raises:
+            Oversized, StoreUnavailable: as `call`; then `reply` is told nothing.
+        """
+        wire = self._keeper.wire
+        self._calls += 1
+        try:
+            if wire is None:
+                raise StoreUnavailable(f"Redis at {self._dialler.address} is {self._keeper.state}")
+            wire.post(("EVALSHA", self._dialler.scripts[name][0], len(keys), *keys, *arguments), reply)
+        except StoreUnavailable:
+            self._failures += 1
+            raise
+
     @asynccontextmanager
     async def reserve(self, reason: Reason) -> AsyncIterator[Line]:
         """Have a line that others' calls do not stand in the way of: the second connection, opened for this.
@@ -192,6 +226,11 @@ class Link:
             server=self._dialler.server,
             reserve=keeper.reserve.snapshot(),
         )
+
+    def _pushed(self, message: list[Any]) -> None:
+        handler = self._handlers.get(message[1]) if len(message) > 1 else None
+        if handler is not None:
+            handler(message)
 
     def _main_if_up(self) -> Wire | None:
         return self._keeper.wire if self.is_up else None

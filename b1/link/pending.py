@@ -11,9 +11,22 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 Reply = asyncio.Future[Any]
+
+
+class Receiver(Protocol):
+    """Who is told a reply in the very call that read it; mostly a future, which tells its waiter in the next turn.
+
+    Exactly one of the two is called, once, unless `done` says that nobody wants it any more. Neither may raise or wait.
+    """
+
+    def done(self) -> bool: ...
+
+    def set_result(self, value: Any, /) -> None: ...
+
+    def set_exception(self, error: Any, /) -> None: ...
 
 
 class Turn:
@@ -50,10 +63,10 @@ class Pending:
     __slots__ = ("_hurried", "_numbers", "held_bytes", "replies", "turns")
 
     def __init__(self) -> None:
-        self.replies: deque[Reply] = deque()
+        self.replies: deque[Receiver] = deque()
         self.turns: deque[Turn] = deque()
         self.held_bytes = 0  # a turn's bytes count until its last reply came
-        self._hurried: list[tuple[float, int, Reply]] = []
+        self._hurried: list[tuple[float, int, Receiver]] = []
         self._numbers = count()
 
     def __repr__(self) -> str:
@@ -70,7 +83,7 @@ class Pending:
         turn.is_open = False
         turn.count = len(turn.chunks)
 
-    def hurry(self, due_s: float, reply: Reply) -> None:
+    def hurry(self, due_s: float, reply: Receiver) -> None:
         """This call must be answered before its turn is due."""
         heapq.heappush(self._hurried, (due_s, next(self._numbers), reply))
 
@@ -98,12 +111,12 @@ class Pending:
             return due_s
         return hurried[0][0]
 
-    def take_overdue(self, now_s: float) -> tuple[list[Reply], float | None]:
+    def take_overdue(self, now_s: float) -> tuple[list[Receiver], float | None]:
         """Return the replies that were not there in time, and since when the last of the overdue turns waited.
 
         None for the latter: calls ran out of their own, shorter time only, which says nothing about the server.
         """
-        late: list[Reply] = []
+        late: list[Receiver] = []
         since_s: float | None = None
         at = 0
         for turn in self.turns:
@@ -137,7 +150,7 @@ class Pending:
         self.replies.extend(reversed(later))
         self.turns = deque(turn for turn in self.turns if turn.is_open or turn.count)
 
-    def abandon(self) -> Iterator[Reply]:
+    def abandon(self) -> Iterator[Receiver]:
         """Empty everything and give out whom nobody answered."""
         replies = [reply for reply in self.replies if not reply.done()]
         self.replies.clear()
@@ -146,7 +159,7 @@ class Pending:
         self.held_bytes = 0
         return iter(replies)
 
-    def _keep(self, reply: Reply) -> bool:
+    def _keep(self, reply: Receiver) -> bool:
         if reply.done():
             return False
         self.replies.append(reply)

@@ -15,7 +15,7 @@ from hiredis import PushNotification, pack_command
 from b1.clock import DEADLINE, Clock
 from b1.errors import StoreUnavailable
 from b1.link.owner import WireEvents, WireLimits
-from b1.link.pending import Pending, Reply, Turn
+from b1.link.pending import Pending, Receiver, Reply, Turn
 from b1.link.replies import FAREWELLS, NOTHING_YET, REFUSED, Argument, Oversized, ReplyError, new_reader
 from b1.link.watch import Watch
 
@@ -96,7 +96,13 @@ class Wire(asyncio.Protocol):
     # What callers use
 
     def submit(self, command: tuple[Argument, ...]) -> Reply:
-        """Queue a command and return its reply to come.
+        """Queue a command and return its reply to come; raises as `post` does."""
+        reply = self._loop.create_future()
+        self.post(command, reply)
+        return reply
+
+    def post(self, command: tuple[Argument, ...], reply: Receiver) -> None:
+        """Queue a command; `reply` is told what comes of it.
 
         Raises:
             StoreUnavailable: the connection is over, silent or full; nothing was sent.
@@ -119,13 +125,11 @@ class Wire(asyncio.Protocol):
         turn.chunks.append(packed)
         turn.size += size
         pending.held_bytes += size
-        reply = self._loop.create_future()
         replies.append(reply)
         deadline_s = DEADLINE.get()
         if deadline_s is not None and deadline_s < turn.due_s:
             pending.hurry(deadline_s, reply)
             self._watch.mind(deadline_s, turn.since_s)
-        return reply
 
     # What the link itself uses
 
