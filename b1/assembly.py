@@ -9,7 +9,10 @@ from b1.asgi import stack
 from b1.asgi.context import RequestContext
 from b1.asgi.endpoints.dashboard import dashboard_endpoint
 from b1.asgi.endpoints.health import Health
+from b1.asgi.endpoints.keys import KEYS_PATH, KeysDesk
+from b1.asgi.endpoints.keys import METHODS as KEYS_METHODS
 from b1.asgi.endpoints.limits import LIMITS_PATH, METHODS, LimitsDesk
+from b1.asgi.express import Express
 from b1.asgi.middleware.admission import Admission
 from b1.asgi.middleware.cache import CacheLayer
 from b1.asgi.middleware.cors import cors_layer
@@ -70,6 +73,7 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
                 gate=runtime.gate,
                 options=admission_options(plan),
                 deadline_s=plan.request_deadline_s,
+                routes=routes,
             ),
         ),
         ("identity", partial(IdentityLayer, identity=runtime.identity, limits=limits)),
@@ -78,13 +82,38 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
     if settings.cors_origins:
         layers.append(("cors", cors_layer(settings.cors_origins)))
     if limits is not None:
-        layers.append(("limiter", partial(LimiterLayer, limits=limits)))
+        responses = runtime.responses if settings.enable_caching else None
+        layers.append(("limiter", partial(LimiterLayer, limits=limits, responses=responses)))
     if runtime.idempotency is not None:
-        keyed = partial(IdempotencyMiddleware, service=runtime.idempotency, body_limit_bytes=plan.body_limit_bytes)
+        keyed = partial(
+            IdempotencyMiddleware,
+            service=runtime.idempotency,
+            body_limit_bytes=plan.body_limit_bytes,
+            permits=runtime.gate,
+        )
         layers.append(("idempotency", keyed))
     if settings.enable_caching:
-        layers.append(("cache", partial(CacheLayer, l1=runtime.l1, counts=runtime.responses)))
+        runtime.responses.prepare(routes.declarations())
+        layers.append(("cache", partial(CacheLayer, responses=runtime.responses)))
     return stack.build(inner, layers)
+
+
+def build_express(runtime: Runtime, routed: Any) -> Express | None:
+    """Return the short way for our own server; None where the layers do something that it does not know of."""
+    settings = runtime.settings
+    if not settings.enable_caching or bool(getattr(routed, "root_path", "")):
+        return None
+    return Express(
+        routes=RouteTable.of(routed),
+        gate=runtime.gate,
+        identity=runtime.identity,
+        limits=runtime.limits if settings.enable_rate_limiting else None,
+        responses=runtime.responses,
+        metrics=runtime.metrics,
+        proxy=settings.proxy or "none",
+        is_running=runtime.is_running,
+        unusual=(b"origin",) if settings.cors_origins else (),
+    )
 
 
 def _deadline(runtime: Runtime) -> stack.Layer:
@@ -108,6 +137,7 @@ def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     endpoints["/internal/cache-stats"] = json_endpoint(lambda: _cache_stats(runtime))
     if runtime.idempotency is not None:
         endpoints["/internal/idempotency-stats"] = json_endpoint(lambda: _idempotency_stats(runtime))
+        endpoints[KEYS_PATH] = served(KeysDesk(runtime.idempotency), KEYS_METHODS)
     if settings.enable_rate_limiting:
         endpoints[LIMITS_PATH] = served(LimitsDesk(runtime.limiter), METHODS)
     if settings.enable_metrics:

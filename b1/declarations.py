@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 from b1.asgi.limiting import By, Limit, Limited, Limiting
 from b1.asgi.options import CacheOptions, Classify, declare
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from b1.admission import AdmissionClass
 
 EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
+
+
+class MoreCaching(TypedDict, total=False):
+    """What `CacheOptions` has besides the four that most routes use."""
+
+    query: tuple[str, ...] | None
+    vary_headers: tuple[str, ...]
+    pass_headers: tuple[str, ...]
+    stale_s: float | None
+    stale_if_error_s: float | None
+    client_ttl_s: float
+    negative_ttl_s: float
+    compress: bool
+    obey_no_cache: bool
 
 
 class Declarations:
@@ -48,12 +62,17 @@ class Declarations:
         self,
         *,
         ttl_s: float,
-        vary: Literal["actor", "organization"] = "actor",
+        vary: Literal["actor", "organization", "public"] = "actor",
         tags: tuple[str, ...] = (),
         allow: Callable[[Principal], bool] | None = None,
+        **more: Unpack[MoreCaching],
     ) -> Callable[[EndpointFunction], EndpointFunction]:
-        """Declare that the route's answers may be stored; see `CacheOptions`."""
-        return partial(declare, cache=CacheOptions(ttl_s=ttl_s, vary=vary, tags=tags, allow=allow))
+        """Declare that the route's answers may be stored; see `CacheOptions`, which has all that may be given.
+
+        Raises:
+            ConfigurationError: an option makes no sense.
+        """
+        return partial(declare, cache=CacheOptions(ttl_s=ttl_s, vary=vary, tags=tags, allow=allow, **more))
 
     def body_limit(self, limit_bytes: int) -> Callable[[EndpointFunction], EndpointFunction]:
         """Declare the largest body that the route accepts, in bytes; the profile's own limit stays above it."""

@@ -7,19 +7,22 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from b1.admission import AdmissionOptions, Gate
 from b1.alerts import AlertOptions, Alerts
+from b1.asgi.caching.options import ResponseCacheOptions
 from b1.asgi.context import current_organization
 from b1.asgi.running import running_request
 from b1.clock import Clock
 from b1.governor import Governor, GovernorOptions, LargeRequests
 from b1.host import Host
-from b1.idempotency import Idempotency, ServiceOptions
+from b1.idempotency import Idempotency, ServiceOptions, SpoolOptions
 from b1.identity import Tokens
 from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
+from b1.purge import Adapter, PurgeQueue
 from b1.settings import Secret, Settings
 from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
@@ -94,6 +97,8 @@ def admission_options(plan: Plan) -> AdmissionOptions:
         queue_limit=plan.admission_queue,
         standing_s=plan.admission_standing_s,
         alarm_s=plan.admission_alarm_s,
+        alarm_requests=plan.admission_alarm_requests,
+        most_sockets=plan.admission_sockets,
         opening_s=plan.admission_opening_s,
         target_s=plan.admission_target_s,
         patience_s=plan.admission_patience_s,
@@ -156,6 +161,38 @@ def lease_check(database: Database | None) -> Callable[[], bool]:
     return holds_lease
 
 
+def saturation_check(database: Database | None) -> Callable[[], bool]:
+    return (lambda: False) if database is None else lambda: database.is_saturated
+
+
+def background(database: Database | None) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes queries of a block give way to those of requests."""
+    if database is None:
+        return nullcontext
+    from b1.db import in_background
+
+    return in_background
+
+
+def response_cache_options(settings: Settings, host: Host, *, has_purge: bool) -> ResponseCacheOptions:
+    return ResponseCacheOptions(
+        host=host.hostname,
+        is_origin_keyed=not settings.cors_origins,
+        surrogate_header="Surrogate-Key" if has_purge else None,
+        tag_header="Cache-Tag" if has_purge else None,
+    )
+
+
+def make_purge(adapter: Adapter, alerts: Alerts, clock: Clock) -> PurgeQueue:
+    def tell(failures: int, cause: str) -> None:
+        if failures:
+            alerts.fire("B1PurgeFailing", "warning", f"the CDN does not take purges: {cause}")
+        else:
+            alerts.resolve("B1PurgeFailing")
+
+    return PurgeQueue(adapter, clock, on_trouble=tell)
+
+
 def make_link(settings: Settings, plan: Plan) -> Link | None:
     if settings.redis_url is None:
         return None
@@ -178,7 +215,9 @@ def make_store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) 
         return memory
     from b1.store.redis import RedisStore
 
-    redis = RedisStore(link, settings.namespace or "default")
+    redis = RedisStore(link, settings.namespace or "default", clock=clock, away_limit_s=plan.cache_away_s)
+    if settings.enable_caching:
+        redis.keep_mirror(heartbeat_s=plan.cache_heartbeat_s)
     return FallbackStore(redis, memory, clock, instances=settings.instances)
 
 
@@ -190,6 +229,10 @@ def make_idempotency(
     options = ServiceOptions(
         mismatch_status=settings.idempotency_mismatch_status,
         max_waiters=plan.idempotency_waiters,
+        max_running=plan.idempotency_running,
+        spool=SpoolOptions(
+            memory_bytes=plan.idempotency_spool_memory_bytes, disk_bytes=plan.idempotency_spool_disk_bytes
+        ),
         acquire_timeout_s=plan.db_acquire_s,
     )
     return Idempotency(store, database, options, clock=clock)

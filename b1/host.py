@@ -61,6 +61,7 @@ class Host:
         stop_limit_s: how long the platform waits after SIGTERM before it kills; None where nobody is known to.
         page_bytes: the kernel's page size.
         has_dev_shm: a memory-backed folder for locks and heartbeats exists.
+        hostname: the name under which App Service is asked for this site, if there is one.
     """
 
     memory: MemoryLimit
@@ -72,6 +73,7 @@ class Host:
     stop_limit_s: float | None
     page_bytes: int
     has_dev_shm: bool
+    hostname: str | None = None
 
 
 def read_host(environ: Mapping[str, str], *, root: Path = Path("/")) -> Host:
@@ -93,6 +95,7 @@ def read_host(environ: Mapping[str, str], *, root: Path = Path("/")) -> Host:
         stop_limit_s=_stop_limit(environ, platform),
         page_bytes=resource.getpagesize(),
         has_dev_shm=(root / "dev/shm").is_dir(),
+        hostname=environ.get("WEBSITE_HOSTNAME"),
     )
 
 

@@ -10,43 +10,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from b1.asgi.context import CONTEXT, RequestContext
+from b1.asgi.express import EXPRESS_STATE
 from b1.asgi.handlers import install_handlers
 from b1.asgi.lifespan import Lifespan
-from b1.asgi.limiting import Allowance, Key, Limiting
+from b1.asgi.limiting import Limiting
 from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
 from b1.asgi.openapi import describe_idempotency
 from b1.asgi.options import declare
-from b1.assembly import build_stack
+from b1.assembly import build_express, build_stack
 from b1.declarations import Declarations
-from b1.errors import ConfigurationError, DatabaseUnavailable, NotRunning, Unauthenticated
+from b1.errors import ConfigurationError
 from b1.host import read_host
 from b1.idempotency import IdempotencyOptions, plain_transaction
-from b1.identity import Resolver, Tokens
+from b1.identity import Resolver
 from b1.identity.identity import principal_from_claims
-from b1.limiter import DEFAULT_POLICIES, Caller, PolicyTable
+from b1.limiter import DEFAULT_POLICIES, PolicyTable
 from b1.plan import make_plan
 from b1.runtime import Runtime
 from b1.settings import Settings
-from b1.types import ASGIApp, Principal, Receive, Scope, Send
+from b1.types import ASGIApp, Receive, Scope, Send
+from b1.using import Using, request_in_hand
 
 if TYPE_CHECKING:
-    from b1.alerts import Alerts, Severity
-    from b1.cache import Cache
-    from b1.db import Database
-    from b1.governor import Governor
+    from b1.alerts import Severity
+    from b1.cache import Rules
     from b1.idempotency import Transaction
+    from b1.purge import Adapter
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[..., Any])
 EndpointFunction = TypeVar("EndpointFunction", bound=Callable[..., Any])
 
 
-class B1(Declarations):
+class B1(Declarations, Using):
     """The deployment profile of one application.
 
     Args:
@@ -56,6 +56,8 @@ class B1(Declarations):
         default_policies: names the policies of routes that declare none; default: read, write and delete by method.
         anonymous_policies: for callers without a principal on routes whose policies count principals; default: such
             callers are counted by address under those policies.
+        rules: what a write invalidates; see `changed`.
+        purge: takes what was invalidated to the CDN in front: an adapter of `b1.purge`.
         settings: default: from the environment, read when the profile is installed.
 
     Raises:
@@ -70,6 +72,8 @@ class B1(Declarations):
         policies: PolicyTable = DEFAULT_POLICIES,
         default_policies: DefaultPolicies = policies_by_method,
         anonymous_policies: tuple[str, ...] | None = None,
+        rules: Rules | None = None,
+        purge: Adapter | None = None,
         upgrade_url: str = "/api-docs",
         settings: Settings | None = None,
     ) -> None:
@@ -79,7 +83,9 @@ class B1(Declarations):
         self.anonymous_policies = anonymous_policies
         self._upgrade_url = upgrade_url
         self._settings = settings
-        self._runtime: Runtime | None = None
+        self._rules = rules
+        self._purge = purge
+        self._runtime = None
         self._alert_handlers: list[tuple[Severity | None, bool, Any]] = []
         self.idempotent = Idempotent(self)
         if app is not None:
@@ -135,87 +141,6 @@ class B1(Declarations):
         """Take these settings from the next start on, instead of the environment's; for tests and embedding."""
         self._settings = settings
 
-    # Using, while the application runs
-
-    @property
-    def runtime(self) -> Runtime:
-        """The services of this worker.
-
-        Raises:
-            NotRunning: the application's lifespan has not started.
-        """
-        if self._runtime is None:
-            raise NotRunning("b1 is not running: its services exist from the application's start-up to its shutdown")
-        return self._runtime
-
-    @property
-    def db(self) -> Database:
-        """The database within its budget.
-
-        Raises:
-            DatabaseUnavailable: no DATABASE_URL; the client gets 503 and says what is missing.
-        """
-        database = self.runtime.database
-        if database is None:
-            raise DatabaseUnavailable("no database is configured: set DATABASE_URL")
-        return database
-
-    @property
-    def cache(self) -> Cache:
-        """The data cache: `get_or_load` and `invalidate`."""
-        return self.runtime.cache
-
-    @property
-    def alerts(self) -> Alerts:
-        """Alerts of the application's own: `fire` and `resolve`."""
-        return self.runtime.alerts
-
-    @property
-    def governor(self) -> Governor:
-        """The resource governor: `register` what can give memory back, and `on_level` to hear of pressure."""
-        return self.runtime.governor
-
-    @property
-    def tokens(self) -> Tokens:
-        """Issues access tokens signed with AUTH_JWT_SECRET."""
-        return self.runtime.tokens
-
-    def principal(self) -> Principal:
-        """Return who is calling.
-
-        Raises:
-            Unauthenticated: nobody; the caller gets 401.
-        """
-        principal = _context().principal
-        if principal is None:
-            raise Unauthenticated
-        return principal
-
-    def client_address(self) -> str:
-        """Return the caller's network address, as far as the trusted proxies say."""
-        return _context().client
-
-    def forget_principal(self, actor: str) -> None:
-        """Look an actor up again at the next request: call it after a change of membership or role."""
-        self.runtime.identity.forget(actor)
-
-    async def enforce(self, policies: Sequence[str], caller: Caller, *, commit: bool = True) -> None:
-        """Spend from policies on behalf of a handler; with ``commit=False`` only look.
-
-        Raises:
-            RateLimited: a policy refuses; the caller gets the 429 with all its headers.
-        """
-        if self.runtime.settings.enable_rate_limiting:
-            await self.runtime.limits.enforce(policies, caller, commit=commit)
-
-    async def take(self, limit: str | Sequence[str], key: Key = None, *, cost: int = 1) -> Allowance:
-        """Spend on behalf of a WebSocket message or a job; `RateLimited` when refused. See `Limiting.take`."""
-        return await self.limiting.take(limit, key, cost=cost)
-
-    async def allow(self, limit: str | Sequence[str], key: Key = None, *, cost: int = 1) -> Allowance:
-        """Do what `take` does, and say what came of it instead of raising."""
-        return await self.limiting.allow(limit, key, cost=cost)
-
     def _charging(self) -> Limits | None:
         return self.runtime.limits if self.runtime.settings.enable_rate_limiting else None
 
@@ -235,6 +160,8 @@ class B1(Declarations):
             policies=self.limiting.table,
             default_policies=self.default_policies,
             anonymous_policies=self.anonymous_policies,
+            rules=self._rules,
+            purge=self._purge,
             upgrade_url=self._upgrade_url,
         )
         for severity, also_resolved, handler in self._alert_handlers:
@@ -267,7 +194,7 @@ class Idempotent:
         Raises:
             ConfigurationError: the request has no key (declare ``required=True``).
         """
-        attempt = _context().attempt
+        attempt = request_in_hand().attempt
         if attempt is None:
             raise ConfigurationError("this request has no Idempotency-Key", remedy="declare required=True on its route")
         key: str = attempt.key_for(step)
@@ -282,7 +209,7 @@ class Idempotent:
             NotRunning: outside a request.
             DatabaseUnavailable: no DATABASE_URL.
         """
-        attempt = _context().attempt
+        attempt = request_in_hand().attempt
         if attempt is None:
             return plain_transaction(self._profile.db)
         transaction: AbstractAsyncContextManager[Transaction] = attempt.transaction()
@@ -310,6 +237,7 @@ class _Installed:
             runtime = self._profile._new_runtime()
             self._app = build_stack(runtime, self._routed, self._inner)
             if scope["type"] == "lifespan":
+                scope.get("state", {})[EXPRESS_STATE] = build_express(runtime, self._routed)
                 await Lifespan(self._inner, runtime)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -334,10 +262,3 @@ def ensure_wrapped(app: Any) -> ASGIApp:
         app.middleware_stack = app.build_middleware_stack()
     built: ASGIApp = app.middleware_stack
     return built
-
-
-def _context() -> RequestContext:
-    context = CONTEXT.get()
-    if context is None:
-        raise NotRunning("there is no request here")
-    return context

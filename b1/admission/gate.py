@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from random import Random
-from time import process_time, thread_time
 
 from b1.admission.arrivals import Arrivals
 from b1.admission.habits import Habits
+from b1.admission.in_work import InWork
 from b1.admission.lane import Lane
 from b1.admission.limit import MIXED, VegasLimit
 from b1.admission.options import CLASSES, SHEDDABLE, AdmissionOptions, Rung
 from b1.admission.pump import Pump
-from b1.admission.snapshot import AdmissionSnapshot, LaneSnapshot
+from b1.admission.snapshot import AdmissionSnapshot, lane_snapshot
 from b1.admission.steps import Core
-from b1.admission.ticket import AGE, CLOSED, EMERGENCY, GONE, MEMORY, REFUSALS, Refusal, Ticket
+from b1.admission.ticket import AGE, CLOSED, FULL, GONE, MEMORY, REFUSALS, Refusal, Ticket
 from b1.clock import Clock
 
 # Levels of the governor, as numbers: this package is its sibling and does not import it.
 _ELEVATED = 1
+# How many times the patience a request that waits for others may take by nature, as far as is known while their limit has
+# not been found: it was only set, and who waits behind slow requests is not refused for that.
+_UNKNOWN = 5.0
 # Classes that are served, by rung: all, without the sheddable, ..., the critical alone.
 _LOWEST_RANK = {Rung.OPEN: 2, Rung.NO_SHEDDABLE: 1, Rung.HALVED: 1, Rung.CRITICAL_ONLY: 0, Rung.EMERGENCY: 0}
 
@@ -64,12 +67,12 @@ class Gate:
         self._mixed = Lane("mixed", mixed, options, is_strict=False)
         self._threads = Lane("threads", options.threads, options, is_strict=True)
         self._cpu = Lane("cpu", 1, options, is_strict=True)
+        self._waiting.usual_s = self._unknown_s = _UNKNOWN * options.patience_s
         self._lanes = (self._waiting, self._mixed, self._threads, self._cpu)
         self._pump = Pump(self, self._lanes, options, clock)
-        self._running: list[Ticket | None] = []  # by the ticket's slot; cheaper than a set, which every request changes
-        self._free: list[int] = []
+        self._in_work = InWork()
+        self._running, self._free = self._in_work.tickets, self._in_work.free  # for the fast path
         self._habits: list[Habits] = []
-        self._streams = 0
         self._direct_age_s = options.direct_age_s
         self._look_at_s = 0.0
         self._lowest_rank = SHEDDABLE
@@ -80,6 +83,7 @@ class Gate:
         self._is_closed = False
         self.refuses_large_bodies = False
         self.reading = 0
+        self.sockets = 0
         self.arrivals: Arrivals | None = None
         self.rung = Rung.OPEN
 
@@ -141,6 +145,16 @@ class Gate:
             self._running.append(ticket)
         return True
 
+    def serves(self, rank: int, now_s: float) -> bool:
+        """Say whether a class is served at all, for answers that cost less than a refusal: they need no permit."""
+        if now_s >= self._look_at_s:
+            self.look()
+        return rank <= self._lowest_rank and not self._is_closed
+
+    def served(self, rank: int) -> None:
+        """Count a request that needed no permit."""
+        self._admitted[rank] += 1
+
     async def enter(self, ticket: Ticket) -> Refusal | None:
         """Let a request in when its turn comes; return why not. Whoever is let in must `leave`."""
         now_s = self._clock.monotonic()
@@ -149,7 +163,7 @@ class Gate:
             return self.refused(ticket, CLOSED)
         if ticket.rank > self._lowest_rank:
             return self.refused(ticket, MEMORY)
-        if now_s - ticket.arrived_s > lane.age_limit_s(now_s):
+        if now_s - ticket.arrived_s > min(self._options.patience_s, lane.age_limit_s(now_s)):
             return self.refused(ticket, AGE)
         out = lane.offer(ticket, now_s)
         if out is not None and out[0] is ticket:
@@ -171,11 +185,20 @@ class Gate:
         """Note that a request starts; its permit is taken."""
         ticket.started_s = now_s
         self._admitted[ticket.rank] += 1
-        ticket.slot = self._free.pop() if self._free else len(self._running)
-        if ticket.slot == len(self._running):
-            self._running.append(ticket)
-        else:
-            self._running[ticket.slot] = ticket
+        self._in_work.add(ticket)
+
+    def may_open(self, ticket: Ticket) -> Refusal | None:
+        """Say why one more WebSocket may not be opened; its handshake then enters like any other request."""
+        return self.refused(ticket, FULL) if self.sockets >= self._options.most_sockets else None
+
+    def opened(self, ticket: Ticket) -> None:
+        """A handshake has ended well: what follows waits for events, and holds a place but no permit."""
+        self.leave(ticket, is_honest=True)
+        self.sockets += 1
+
+    def closed(self) -> None:
+        """A WebSocket has ended."""
+        self.sockets -= 1
 
     @property
     def core(self) -> Core:
@@ -191,33 +214,39 @@ class Gate:
             is_honest: it ran to its own end, so that its time says something about the load.
         """
         lane = ticket.lane
-        self._running[ticket.slot] = None
-        self._free.append(ticket.slot)
+        self._in_work.remove(ticket)
         ticket.task = None
         if ticket.line is not None:
             ticket.line.ticket = None
         if ticket.is_stream:
-            self._streams -= 1
+            self._in_work.streams -= 1
         else:
             lane.running -= 1
             lane.busy[ticket.rank] -= 1
             if is_honest:
-                now_s = self._clock.monotonic()
-                elapsed_s = now_s - ticket.started_s
-                if ticket.held_s >= 0.0:
-                    ticket.habits.learn(ticket.held_s, elapsed_s)
-                if lane is self._waiting:
-                    adaptive, in_work = self._adaptive, lane.running + 1
-                    if adaptive.take(ticket.habits.times, elapsed_s - ticket.waited_s, in_work, now_s):
-                        lane.set_limit(self._halved(adaptive.limit))
-                elif lane is self._mixed:
-                    adaptive, in_work = self._adaptive_mixed, lane.running + 1
-                    if adaptive.take_known(ticket.habits.times, elapsed_s, ticket.queued_s, in_work, now_s):
-                        lane.set_limit(self._halved(adaptive.limit))
+                self._learn(ticket, lane)
         if ticket.ended_by is not None:
             self._cancelled[ticket.ended_by] = self._cancelled.get(ticket.ended_by, 0) + 1
         if self._pump.task is not None:
             self._pump.stir()
+
+    def _learn(self, ticket: Ticket, lane: Lane) -> None:
+        """Take the time of a request that ran to its own end, less what its client needed to send it."""
+        now_s = self._clock.monotonic()
+        elapsed_s = now_s - ticket.started_s - ticket.waited_s
+        times, in_work = ticket.habits.times, lane.running + 1
+        if ticket.held_s >= 0.0:
+            ticket.habits.learn(ticket.held_s, elapsed_s)
+        if lane is self._waiting:
+            adaptive, is_decided = self._adaptive, self._adaptive.take(times, elapsed_s, in_work, now_s)
+        elif lane is self._mixed:
+            adaptive = self._adaptive_mixed
+            is_decided = adaptive.take_known(times, elapsed_s, ticket.queued_s, in_work, now_s)
+        else:
+            return
+        if is_decided:
+            lane.set_limit(self._halved(adaptive.limit))
+            lane.usual_s = self._unknown_s if adaptive.is_finding else adaptive.usual_s
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> Refusal:
         """Count a refusal."""
@@ -245,17 +274,6 @@ class Gate:
         self.reading -= 1
         ticket.lane.take(ticket.rank)
 
-    # A sample of `def` routes: what their threads compute is not seen in the loop's steps
-
-    def begin_thread_sample(self, ticket: Ticket) -> None:
-        """Note the processor time of all threads but the loop's."""
-        ticket.cpu_began_s = process_time() - thread_time()
-
-    def end_thread_sample(self, ticket: Ticket) -> None:
-        """Take the request's part of what the threads computed meanwhile."""
-        spent_s = process_time() - thread_time() - ticket.cpu_began_s
-        ticket.held_s = max(0.0, spent_s) / max(1, ticket.lane.running)
-
     # Pressure
 
     def look(self) -> None:
@@ -282,35 +300,12 @@ class Gate:
                     self.decide(ticket, MEMORY)
         self._waiting.set_limit(self._halved(self._adaptive.limit))
         self._mixed.set_limit(self._halved(self._adaptive_mixed.limit))
-        self._release_streams()
-        if self.rung is Rung.EMERGENCY:
-            self._give_up_newest()
+        self._in_work.release_streams(self._lanes, now_s - self._options.stream_after_s)
+        if self.rung is Rung.EMERGENCY and self._in_work.give_up_newest() and self._emergency is None:
+            self._emergency = asyncio.get_running_loop().call_later(self._options.look_s, self._look_again)
 
     def _halved(self, limit: int) -> int:
         return max(1, limit // 2) if self.rung >= Rung.HALVED else limit
-
-    def _release_streams(self) -> None:
-        """Take the permits of answers that go on and on: they wait for events, and would use up every permit."""
-        if not any(2 * lane.running >= lane.limit for lane in self._lanes):
-            return
-        until_s = self._clock.monotonic() - self._options.stream_after_s
-        for ticket in self._running:
-            if ticket is None or ticket.is_stream or ticket.is_reading:
-                continue
-            if ticket.started_s <= until_s and ticket.context.status:
-                ticket.is_stream = True
-                ticket.lane.give(ticket.rank)
-                self._streams += 1
-
-    def _give_up_newest(self) -> None:
-        """End the newer half of the sheddable requests in work, and look again soon: the newest have done least."""
-        running = [ticket for ticket in self._running if ticket is not None and ticket.task is not None]
-        sheddable = [ticket for ticket in running if ticket.rank == SHEDDABLE and ticket.ended_by is None]
-        sheddable.sort(key=lambda ticket: ticket.started_s)
-        for ticket in sheddable[len(sheddable) // 2 :]:
-            ticket.cancel(EMERGENCY.reason)
-        if len(sheddable) > 1 and self._emergency is None:
-            self._emergency = asyncio.get_running_loop().call_later(self._options.look_s, self._look_again)
 
     def _look_again(self) -> None:
         self._emergency = None
@@ -338,19 +333,7 @@ class Gate:
         ranks = range(len(CLASSES))
         return AdmissionSnapshot(
             rung=self.rung.name.lower(),
-            lanes=tuple(
-                LaneSnapshot(
-                    name=lane.name,
-                    limit=lane.limit,
-                    running=lane.running,
-                    queued=lane.queued,
-                    running_by_class=tuple(lane.busy),
-                    queued_by_class=tuple(lane.waiting(rank) for rank in ranks),
-                    oldest_age_s=lane.oldest_age_s(now_s),
-                    is_standing=lane.is_standing(now_s),
-                )
-                for lane in self._lanes
-            ),
+            lanes=tuple(lane_snapshot(lane, now_s) for lane in self._lanes),
             admitted=tuple(zip(CLASSES, self._admitted, strict=True)),
             refused=tuple(
                 (CLASSES[rank], reason, counts[rank])
@@ -359,6 +342,7 @@ class Gate:
                 if counts[rank]
             ),
             cancelled=tuple(self._cancelled.items()),
-            streams=self._streams,
+            streams=self._in_work.streams,
+            sockets=self.sockets,
             cpu_bound=tuple(habits.template for habits in self._habits if habits.lane is self._cpu),
         )

@@ -40,6 +40,9 @@ class Lane:
         self._filled_s: float | None = None
         self._is_overloaded = False
         self.calm_until_s = 0.0  # until then a queue may stand without being overload
+        self.usual_s = (
+            0.0  # how long a request takes when nothing queues; 0 where unknown, or where the core is the limit
+        )
         self.limit = 0
         self._reserved = [0] * len(CLASSES)
         self.set_limit(limit)
@@ -85,14 +88,20 @@ class Lane:
         """
         if self._filled_s is None or now_s < self.calm_until_s:
             return False
-        if not self._is_overloaded:
-            has_stood = now_s - self._filled_s > self._options.standing_s
-            self._is_overloaded = has_stood and self.oldest_age_s(now_s) > self._options.alarm_s
+        if not self._is_overloaded and now_s - self._filled_s > self._options.standing_s:
+            age_s = self.oldest_age_s(now_s)
+            is_alarming = self.queued >= self._options.alarm_requests or 2 * age_s > self._patience_s
+            self._is_overloaded = is_alarming and age_s > max(self._options.alarm_s, self.usual_s)
         return self._is_overloaded
 
     def age_limit_s(self, now_s: float) -> float:
         """Return the age, in seconds, at which a request is refused now."""
-        return self._options.target_s if self.is_standing(now_s) else self._options.patience_s
+        return self._options.target_s if self.is_standing(now_s) else self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        """As long as the request itself takes is no unreasonable wait."""
+        return max(self._options.patience_s, self.usual_s)
 
     def oldest_age_s(self, now_s: float) -> float:
         """Return the age of the request that waits longest; 0 when none waits."""

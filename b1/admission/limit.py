@@ -4,10 +4,14 @@ TCP Vegas applied to requests, as in Netflix' concurrency-limits (`VegasLimit` o
 T0 the time of a request when nothing queues and T the present one, about L(1 - T0/T) of the L requests only wait in line:
 
     queue = L(1 - min(1, tolerance x T0/T))
-    queue <= log10 L, alpha/2  L + beta            nothing queues: find the limit quickly
+    queue <= log10 L, alpha/2  L + beta            nothing queues: find the limit quickly; at first 2 L (slow start)
     queue < alpha              L + log10 L
     alpha .. beta              L
     queue > beta               L - max(log10 L, (queue - beta) / 2)
+
+Slow start: as long as nothing has ever queued the limit says nothing but what it was set to, so it is doubled, once in T0,
+since what that did shows only when requests have ended that began after it. It ends too when T grows by more than the
+tolerance, whatever T0 says: T0 is too large when the very first requests came in a crowd.
 
 Deviations. T0 is kept per route and T0/T is a ratio of sums over a window: fast and slow routes share one limit. T0 is a
 mean of windows that were not pressed, not the least time ever seen: a route that is sometimes answered from a cache has a
@@ -97,6 +101,10 @@ class VegasLimit:
 
     Args:
         random: jitters the probes, so that the hosts of a fleet do not halve their limits at the same moment.
+
+    Attributes:
+        usual_s: T0 of the last window's requests, their mean; 0 while none has closed.
+        is_finding: slow start goes on.
     """
 
     def __init__(self, initial: int, least: int, most: int, *, random: Random, slack: Slack = WAITING) -> None:
@@ -111,6 +119,10 @@ class VegasLimit:
         self._queued_s = 0.0
         self._window_end_s = 0.0
         self._probe_at_s: float | None = None
+        self.is_finding = not slack.is_known  # nothing has ever queued
+        self._double_at_s = 0.0
+        self._best_gradient = 0.0  # while finding
+        self.usual_s = 0.0
         self.is_probing = False
         self.limit = initial
 
@@ -151,8 +163,9 @@ class VegasLimit:
             unloaded_s, total_s = times.close(learn)
             expected_s += min(total_s, OWN_TOLERANCE * unloaded_s) if self._slack.is_known else unloaded_s
             actual_s += total_s
+        self.usual_s = expected_s / self._samples
         if learn == LEARN_PRESSED:
-            self._move(self._slack.tolerance * expected_s / actual_s if actual_s > 0 else 1.0)
+            self._move(self._slack.tolerance * expected_s / actual_s if actual_s > 0 else 1.0, now_s)
         self._touched.clear()
         self._samples = self._peak = 0
         self._queued_s = 0.0
@@ -161,11 +174,20 @@ class VegasLimit:
         self.limit = max(self._least, int(self._estimate * (0.5 if self.is_probing else 1.0)))
         return True
 
-    def _move(self, gradient: float) -> None:
+    def _move(self, gradient: float, now_s: float) -> None:
         estimate, slack = self._estimate, self._slack
         queue = estimate * (1.0 - min(1.0, gradient))
         step = max(1.0, math.log10(estimate))
-        if queue <= min(math.log10(estimate), slack.alpha / 2):
+        is_empty = queue <= min(math.log10(estimate), slack.alpha / 2)
+        if self.is_finding:
+            self._best_gradient = max(self._best_gradient, gradient)
+            has_grown = gradient * slack.tolerance < self._best_gradient
+            self.is_finding = is_empty and not has_grown
+        if self.is_finding:
+            if now_s >= self._double_at_s:
+                self._double_at_s = now_s + self.usual_s
+                estimate *= 2
+        elif is_empty:
             estimate += slack.beta
         elif queue < slack.alpha:
             estimate += step

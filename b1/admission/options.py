@@ -37,12 +37,15 @@ class AdmissionOptions:
         most_reading: requests whose bodies are still on their way; these hold no permit, but each holds memory.
         initial_mixed_limit: the same limit, at first, of requests that also hold the loop; a probe waits behind all of
             them when they wake up together.
+        most_sockets: WebSockets that may be open at once; these hold no permit, but each holds memory and a descriptor.
         threads: requests of ``def`` routes in work at once; more would only queue for a thread.
         queue_limit: requests that may wait, of each kind.
         direct_age_s: a younger request goes straight in when there is room. Above the kernel's own resolution of ages,
             which is 4 to 10 ms.
         standing_s, alarm_s: a queue that has not been empty for the first, and in which somebody has waited for the second,
-            is no burst but overload.
+            is no burst but overload,
+        alarm_requests: if at least so many wait in it, or somebody for half of `patience_s`: a few clients that ask again
+            at once keep a queue filled for ever, and on a busy machine each of them waits longer than `alarm_s`.
         opening_s: after a start, and beside a successor that starts, a standing queue is not overload for this long.
         target_s: the age at which a request is refused under overload. Small values shed what could have been served;
             large ones serve clients that have given up.
@@ -64,11 +67,13 @@ class AdmissionOptions:
     least_limit: int = 2
     most_limit: int = 200
     most_reading: int = 200
+    most_sockets: int = 350
     threads: int = 4
     queue_limit: int = 256
     direct_age_s: float = 0.02
     standing_s: float = 0.1
     alarm_s: float = 0.25
+    alarm_requests: int = 40
     opening_s: float = 2.0
     target_s: float = 0.1
     patience_s: float = 1.0

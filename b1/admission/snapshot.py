@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from b1.admission.lane import Lane
+from b1.admission.options import CLASSES
+
 
 @dataclass(frozen=True, slots=True)
 class LaneSnapshot:
@@ -24,6 +27,20 @@ class LaneSnapshot:
     is_standing: bool
 
 
+def lane_snapshot(lane: Lane, now_s: float) -> LaneSnapshot:
+    """Return the present state of a lane."""
+    return LaneSnapshot(
+        name=lane.name,
+        limit=lane.limit,
+        running=lane.running,
+        queued=lane.queued,
+        running_by_class=tuple(lane.busy),
+        queued_by_class=tuple(lane.waiting(rank) for rank in range(len(CLASSES))),
+        oldest_age_s=lane.oldest_age_s(now_s),
+        is_standing=lane.is_standing(now_s),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AdmissionSnapshot:
     """The gate.
@@ -34,6 +51,7 @@ class AdmissionSnapshot:
         refused: requests refused since the start, by (class, reason).
         cancelled: requests in work that were ended, by reason.
         streams: answers in progress that hold no permit.
+        sockets: WebSockets that are open; they hold no permit either.
         cpu_bound: templates of the routes that run one at a time.
     """
 
@@ -44,6 +62,7 @@ class AdmissionSnapshot:
     cancelled: tuple[tuple[str, int], ...]
     streams: int
     cpu_bound: tuple[str, ...]
+    sockets: int = 0
 
     @property
     def limit(self) -> int:

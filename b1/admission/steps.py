@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from time import perf_counter
+from time import perf_counter, process_time, thread_time
 from typing import Any, Protocol
 
 from b1.admission.ticket import Ticket
@@ -80,3 +80,17 @@ def measured(work: Coroutine[Any, Any, None], ticket: Ticket, core: Core) -> Gen
                 value, step = error, work.throw
     finally:
         ticket.held_s, ticket.queued_s = held_s, queued_s
+
+
+# `def` routes: what their threads compute is not seen in the loop's steps.
+
+
+def begin_thread_sample(ticket: Ticket) -> None:
+    """Note the processor time of all threads but the loop's."""
+    ticket.cpu_began_s = process_time() - thread_time()
+
+
+def end_thread_sample(ticket: Ticket) -> None:
+    """Take the request's part of what the threads computed meanwhile."""
+    spent_s = process_time() - thread_time() - ticket.cpu_began_s
+    ticket.held_s = max(0.0, spent_s) / max(1, ticket.lane.running)

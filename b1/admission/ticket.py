@@ -23,7 +23,9 @@ class Ticket:
         held_s: how long it held the loop, in seconds; measured for a sample of requests.
         cpu_began_s: processor time of the process's other threads at its start; for a sample of ``def`` routes.
         queued_s: how long its steps waited for their turns at the loop; known of the requests that are measured.
-        waited_s: time that it spent waiting for stores whose queue is known; no sign of overload here.
+        waited_s: how long it was paused: for its client's bytes, or for the first request with its key. That says nothing
+            about the load. Its waits for a database connection are none of it: that line belongs to the gate, which keeps
+            it short by letting fewer in when it grows.
         task: runs the request; None before and after.
         line: the connection it came on; None where the server does not tell.
         decision: resolved with None when it may start, with a `Refusal` when it may not; only if it had to wait.

@@ -32,9 +32,9 @@ from b1.alerts.outbox import Outbox
 from b1.alerts.rotation import Rotation
 from b1.alerts.sender import Sender
 from b1.alerts.webhook import Webhook
-from b1.alerts.wire import Resolve
 from b1.clock import Clock
 from b1.errors import InvalidSetting
+from b1.outbound import Resolve
 
 log = logging.getLogger("b1.alerts")
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 from b1.alerts.alert import Alert, Severity, Transition
 from b1.alerts.options import AlertOptions
 from b1.alerts.shapes import render
-from b1.alerts.signing import Signer
+from b1.alerts.signing import make_signer
 from b1.alerts.target import Target, parse_target
-from b1.alerts.wire import Answer, Resolve, Wire
 from b1.clock import Clock
+from b1.outbound import Answer, Resolve, Signer, Wire, retry_after_s
 
 PREPARE_S = 3.0
 _ASKING_FOR_TIME = (429, 503)
@@ -94,8 +92,15 @@ class Webhook:
 
     def _reaching(self, url: str, secret: str | None, before: Wire | None) -> _Reach:
         target = parse_target(url)
-        wire = Wire(target, allow_private=self._options.allow_private, resolve=self._resolve, before=before)
-        return _Reach(target, None if secret is None else Signer(secret), wire)
+        wire = Wire(
+            target,
+            allow_private=self._options.allow_private,
+            agent="b1-alerts",
+            allowed_by="; B1_ALERT_ALLOW_PRIVATE=1 allows it",
+            resolve=self._resolve,
+            before=before,
+        )
+        return _Reach(target, None if secret is None else make_signer(secret), wire)
 
     def _message(self, reach: _Reach, transition: Transition) -> tuple[bytes, list[tuple[str, str]]]:
         body = render(reach.target.shape, transition, self._options.external_url)
@@ -113,20 +118,5 @@ def _outcome(answer: Answer, now_s: float) -> Outcome:
         return Outcome(Result.GONE, cause)
     if 300 <= answer.status < 400:
         cause += ", and redirects are not followed"
-    asked = _seconds(answer.headers.get("retry-after"), now_s) if answer.status in _ASKING_FOR_TIME else None
+    asked = retry_after_s(answer.headers.get("retry-after"), now_s) if answer.status in _ASKING_FOR_TIME else None
     return Outcome(Result.FAILED, cause, asked)
-
-
-def _seconds(text: str | None, now_s: float) -> float | None:
-    """Read Retry-After: seconds or an HTTP date; None where it is neither."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:  # "-0000": UTC without saying so
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - now_s)

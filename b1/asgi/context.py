@@ -29,12 +29,15 @@ class RequestContext:
         client: canonical client address, or ``unknown`` (guard).
         principal: who is calling; None when anonymous (identity).
         attempt: the idempotent attempt in progress (idempotency).
+        ticket: its place among those in work (admission).
+        cached: what the limiter's trip read of the shared cache (limiter).
         storable: False when the answer says nothing about the handler's outcome (validation errors, refusals).
         code: the problem's code when the answer is an error of ours.
     """
 
     __slots__ = (
         "attempt",
+        "cached",
         "client",
         "code",
         "fields",
@@ -46,6 +49,7 @@ class RequestContext:
         "started_s",
         "status",
         "storable",
+        "ticket",
     )
 
     def __init__(
@@ -66,6 +70,8 @@ class RequestContext:
         self.client = "unknown"
         self.principal: Principal | None = None
         self.attempt: Any = None  # an `Attempt`; typed by the idempotency layer, which alone touches it
+        self.ticket: Any = None  # a `Ticket`; admission writes it, idempotency pauses it
+        self.cached: Any = None  # a `CacheAnswer`
         self.storable = True
         self.code: str | None = None
 

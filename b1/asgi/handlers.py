@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from b1.asgi.reply import PROBLEM_TYPE, error_headers, problem, problem_of
+from b1.asgi.reply import PROBLEM_TYPE, encoded, error_headers, problem, problem_of
 from b1.errors import RequestError, transient
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ async def _request_error(request: Request, error: Exception) -> Response:
     context = request.scope.get("b1")
     if context is not None:
         context.code = error.code
-    return _response(problem_of(error, context, request.scope["path"]), dict(_decoded(error_headers(error))))
+    headers = dict(_decoded(error_headers(error)))
+    if hasattr(error, "encoded"):  # it brings most of its document along
+        return _response_of(error.status, encoded(error, context, request.scope["path"]), headers)
+    return _response(problem_of(error, context, request.scope["path"]), headers)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -107,11 +110,15 @@ async def _unhandled(request: Request, error: Exception) -> Response:
 
 
 def _response(members: dict[str, Any], headers: dict[str, str]) -> Response:
+    return _response_of(members["status"], _encoded(members), headers)
+
+
+def _response_of(status: int, body: bytes, headers: dict[str, str]) -> Response:
     from starlette.responses import Response
 
     return Response(
-        _encoded(members),
-        status_code=members["status"],
+        body,
+        status_code=status,
         headers={"cache-control": "no-store", **headers},
         media_type=PROBLEM_TYPE.decode(),
     )

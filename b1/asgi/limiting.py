@@ -78,6 +78,7 @@ class Limiting:
         self.table = table
         self._charging = charging
         self._proxy = proxy
+        self._dependencies: dict[tuple[str, ...], None] = {}
 
     def __repr__(self) -> str:
         return f"Limiting({self.table!r})"
@@ -120,7 +121,17 @@ class Limiting:
         names = tuple(self._of_dependency(limit, by, name) for limit in limits)
         if not names:
             raise ConfigurationError("limited() names no limit", remedy='such as b1.limited("search")')
+        self._dependencies[names] = None
         return Limited(self, names, key_of, cost)
+
+    def require_dependencies(self) -> None:
+        """Find a misspelt policy of a `limited` at the start; the table is complete then.
+
+        Raises:
+            ConfigurationError: there is none of this name, or it limits concurrency, which a dependency cannot give back.
+        """
+        for names in self._dependencies:
+            self._refuse_leases(names)
 
     async def take(self, limit: str | Sequence[str], key: Key = None, *, cost: int = 1) -> Allowance:
         """Spend, where no route does it: per message of a WebSocket, per job, per e-mail.

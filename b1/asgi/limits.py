@@ -4,46 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from b1.asgi.callers import caller_of, keys_of, with_keys
+from b1.asgi.callers import caller_of, caller_of_principal, keys_of, with_keys
 from b1.asgi.context import CONTEXT, RequestContext
-from b1.errors import ConfigurationError, NotRunning, RateLimited, StoreUnavailable
-from b1.limiter import (
-    OURS,
-    Blame,
-    Caller,
-    Decision,
-    Dialect,
-    Limiter,
-    PolicyTable,
-    decision_headers,
-    error_of,
-    refusal_members,
-)
+from b1.asgi.options import RouteOptions
+from b1.asgi.refusals import LimitExceeded as LimitExceeded
+from b1.asgi.refusals import Refusal
+from b1.errors import ConfigurationError, NotRunning, StoreUnavailable
+from b1.limiter import OURS, Blame, Caller, Decision, Dialect, Limiter, PolicyTable, decision_headers
 from b1.metrics import Metrics
+from b1.store.base import CacheAnswer, CacheRead
 from b1.types import Headers, Principal, Scope
 
 DefaultPolicies = Callable[[Principal | None, str], tuple[str, ...]]
 
 _BY_METHOD = {"GET": "read", "HEAD": "read", "OPTIONS": "read", "DELETE": "delete"}
-
-
-class LimitExceeded(RateLimited):
-    """A refusal of the limiter, ready to be sent: over a quota, shut out (``PENALTY_ACTIVE``) or never let in (403)."""
-
-    def __init__(self, decision: Decision, *, upgrade_url: str, dialect: Dialect = "draft-11") -> None:
-        super().__init__(retry_after=decision.retry_after_s)
-        kind = error_of(decision)
-        self.code, self.status, self.title = kind.code, kind.status, kind.title
-        if decision.is_denied:
-            self.retry_after = None
-        self.decision = decision
-        self.headers: Headers = decision_headers(decision, dialect)
-        self.members: Mapping[str, Any] = refusal_members(decision, upgrade_url=upgrade_url)
-        self.detail = str(self.members.get("detail", self.title))
 
 
 class Charged:
@@ -52,10 +29,11 @@ class Charged:
     Attributes:
         request: what costs were read from.
         holder: of what is held at a time; empty where nothing is.
+        cached: what the read found that was asked for along with the decision; None where none was, or a policy refused.
         actual: by policy, units that were taken and units that the work turned out to cost; None: as taken.
     """
 
-    __slots__ = ("actual", "caller", "holder", "names", "request")
+    __slots__ = ("actual", "cached", "caller", "holder", "names", "request")
 
     def __init__(self, names: Sequence[str], caller: Caller, request: Scope, holder: str) -> None:
         self.names = names
@@ -63,6 +41,7 @@ class Charged:
         self.request = request
         self.holder = holder
         self.actual: dict[str, tuple[int, int]] | None = None
+        self.cached: CacheAnswer | None = None
 
     @property
     def is_open(self) -> bool:
@@ -107,14 +86,20 @@ class Limits:
         self._dialect: Dialect = dialect
         self._table: PolicyTable | None = None
         self._for_everybody: frozenset[str] = frozenset()
+        self._last: Refusal | None = None  # who is shut out gets the same one for a second
 
     def of(self, context: RequestContext, declared: tuple[str, ...] | None, method: str) -> tuple[str, ...]:
         """Return the policies of a request to a route that declares these, or none."""
+        return self._names(context.principal, context.route.options, declared, method)
+
+    def _names(
+        self, principal: Principal | None, options: RouteOptions, declared: tuple[str, ...] | None, method: str
+    ) -> tuple[str, ...]:
         if declared is None:
-            return self._default(context.principal, method)
-        if context.route.options.with_default_limits:
-            return tuple(dict.fromkeys(declared + self._default(context.principal, method)))
-        if context.principal is None and self._anonymous is not None and declared:
+            return self._default(principal, method)
+        if options.with_default_limits:
+            return tuple(dict.fromkeys(declared + self._default(principal, method)))
+        if principal is None and self._anonymous is not None and declared:
             if self._table is not self._limiter.table:  # it was replaced
                 self._table = self._limiter.table
                 self._for_everybody = frozenset(
@@ -123,27 +108,68 @@ class Limits:
             return declared if self._for_everybody.intersection(declared) else self._anonymous
         return declared
 
+    def question_of(
+        self, options: RouteOptions, principal: Principal | None, address: str
+    ) -> tuple[tuple[str, ...], Caller] | None:
+        """Return which policies a GET without a body spends, and for whom; None where that takes more than looking.
+
+        That is so where something is held until the answer's end, or where the request itself says what is counted.
+        """
+        if options.limit_keys or options.classify is not None:
+            return None
+        names = self._names(principal, options, options.limits, "GET")
+        if self._limiter.holds(names):
+            return None
+        if principal is None:
+            return names, Caller(address)
+        return names, caller_of_principal(principal, address)
+
+    def decide_soon(
+        self,
+        names: Sequence[str],
+        caller: Caller,
+        fields: Mapping[bytes, bytes],
+        tell: Callable[[Decision | None], None],
+    ) -> Decision | bool:
+        """Spend without a coroutine; see `Limiter.check_soon`. Neither headers nor refusal are made."""
+        return self._limiter.check_soon(names, caller, fields, tell)
+
     async def charge(
         self, context: RequestContext, policies: Sequence[str], scope: Scope | None = None
     ) -> LimitExceeded | None:
         """Spend for a request of which nothing is held and nothing is settled; see `admit`."""
-        return await self._charge(context, Charged(policies, caller_of(context), scope or {}, ""))
+        caller, fields, request = caller_of(context), context.fields, scope or {}
+        now = self._limiter.check_now(policies, caller, request=request, fields=fields)
+        decision = now or await self._limiter.check(policies, caller, request=request, fields=fields)
+        return self._answer(context, decision)
 
     async def admit(
-        self, context: RequestContext, policies: Sequence[str], scope: Scope
+        self, context: RequestContext, policies: Sequence[str], scope: Scope, read: CacheRead | None = None
     ) -> tuple[Charged, LimitExceeded | None]:
         """Spend for the request: add the headers to the answer, or return the refusal.
 
         Whoever calls this calls `end` when the work is over, whatever its ending, if `is_open` says so.
+
+        Args:
+            read: of the cache, in the same round trip; `Charged.cached` has what it found.
         """
-        holder = self._limiter.new_holder() if self._limiter.holds(policies) else ""
+        limiter = self._limiter
+        holder = limiter.new_holder() if limiter.holds(policies) else ""
         charged = Charged(policies, _counted(context, scope), scope, holder)
         CHARGED.set(charged)
+        caller, fields = charged.caller, context.fields
         try:
-            refusal = await self._charge(context, charged)
+            if read is None:
+                now = limiter.check_now(policies, caller, request=scope, fields=fields, holder=holder)
+                decision = now or await limiter.check(policies, caller, request=scope, fields=fields, holder=holder)
+            else:
+                decision, charged.cached = await limiter.enter(
+                    policies, caller, read, request=scope, fields=fields, holder=holder
+                )
         except BaseException:
             await self.end(charged)  # what was asked for may have been taken
             raise
+        refusal = self._answer(context, decision)
         if refusal is not None:
             charged.holder = ""
         return charged, refusal
@@ -179,25 +205,16 @@ class Limits:
         taken = cost(charged.request) if callable(cost) else cost
         charged.actual = {**(charged.actual or {}), policy: (taken, actual)}
 
-    async def _charge(self, context: RequestContext, charged: Charged) -> LimitExceeded | None:
-        names, caller, limiter = charged.names, charged.caller, self._limiter
-        request, holder = charged.request, charged.holder
-        decision = limiter.check_now(names, caller, request=request, fields=context.fields, holder=holder)
-        if decision is None:
-            decision = await limiter.check(names, caller, request=request, fields=context.fields, holder=holder)
-        if decision.allowed:
-            context.response_headers += decision_headers(decision, self._dialect)
-            return None
-        return self.refusal(decision)
+    def _answer(self, context: RequestContext, decision: Decision) -> LimitExceeded | None:
+        if not decision.allowed:
+            return self.refusal(decision)
+        context.response_headers += decision_headers(decision, self._dialect)
+        return None
 
     async def charge_address(self, context: RequestContext) -> LimitExceeded | None:
         """Spend one failed authentication against the caller's address alone."""
         caller = Caller(address=context.client)
-        decision = await self._limiter.check(("public",), caller, fields=context.fields)
-        if decision.allowed:
-            context.response_headers += decision_headers(decision, self._dialect)
-            return None
-        return self.refusal(decision)
+        return self._answer(context, await self._limiter.check(("public",), caller, fields=context.fields))
 
     async def enforce(self, policies: Sequence[str], caller: Caller, *, commit: bool, blame: Blame = "address") -> None:
         """Spend, or only look, on behalf of a handler.
@@ -234,7 +251,10 @@ class Limits:
     def refusal(self, decision: Decision) -> LimitExceeded:
         """Return a decision that refuses as the error that a client gets, and count it."""
         self._metrics.limit_exceeded(("penalty",) if decision.is_penalty else decision.violated)
-        return LimitExceeded(decision, upgrade_url=self._upgrade_url, dialect=self._dialect)
+        refusal = self._last
+        if refusal is None or refusal.decision is not decision:
+            refusal = self._last = Refusal(decision, self._upgrade_url, self._dialect)
+        return LimitExceeded.of(refusal)
 
 
 def _counted(context: RequestContext, scope: Scope) -> Caller:

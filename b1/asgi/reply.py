@@ -87,10 +87,19 @@ async def send_problem(
     if context is not None:
         context.storable = False
         context.code = error.code
-    members = problem_of(error, context, scope.get("path"))
-    if extra:
-        members.update(extra)
-    await send_problem_document(send, members, headers=[*error_headers(error), *(headers or ())])
+    path = scope.get("path")
+    body = orjson.dumps(problem_of(error, context, path) | dict(extra)) if extra else encoded(error, context, path)
+    sent = [(b"cache-control", b"no-store"), *error_headers(error), *(headers or ())]
+    await send_bytes(send, error.status, body, PROBLEM_TYPE, sent)
+
+
+def encoded(error: RequestError, context: RequestContext | None, path: str | None) -> bytes:
+    """Return the problem document of an error of ours as bytes; some errors bring most of it along."""
+    bring = getattr(error, "encoded", None)
+    if bring is not None:
+        body: bytes = bring(path, context.request_id if context else None)
+        return body
+    return orjson.dumps(problem_of(error, context, path))
 
 
 def error_headers(error: RequestError) -> Headers:

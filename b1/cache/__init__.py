@@ -1,6 +1,37 @@
-"""The in-process cache: byte-bounded, one load per key, and never a value that was invalidated while it loaded."""
+"""Caching: byte-bounded, one load per key, and never a value that was invalidated while it loaded."""
 
-from b1.cache.cache import Cache, CacheSnapshot
+from b1.cache.cache import Cache
+from b1.cache.checking import Checker, CheckOptions, Drift
+from b1.cache.counts import CacheSnapshot, NamespaceCount
+from b1.cache.decorating import memoized
+from b1.cache.intent_options import IntentOptions, IntentsSnapshot
+from b1.cache.intents import Intents
+from b1.cache.invalidating import Invalidation
 from b1.cache.l1 import L1, Entry
+from b1.cache.options import CacheOptions, LoadOptions, Residence
+from b1.cache.rules import Cascade, Rule, Rules
+from b1.cache.writes import Riding, Write
 
-__all__ = ["L1", "Cache", "CacheSnapshot", "Entry"]
+__all__ = [
+    "L1",
+    "Cache",
+    "CacheOptions",
+    "CacheSnapshot",
+    "Cascade",
+    "CheckOptions",
+    "Checker",
+    "Drift",
+    "Entry",
+    "IntentOptions",
+    "Intents",
+    "IntentsSnapshot",
+    "Invalidation",
+    "LoadOptions",
+    "NamespaceCount",
+    "Residence",
+    "Riding",
+    "Rule",
+    "Rules",
+    "Write",
+    "memoized",
+]

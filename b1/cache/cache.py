@@ -1,54 +1,54 @@
-"""One load per key at a time, over the byte-bounded map.
+"""The data cache: get or load, and never what was invalidated.
 
-A load that an invalidation overtook still answers the callers that began before it, but its value is not stored.
-The vector of tag versions is taken before the load, never after it: that order is the whole guarantee.
+A load that an invalidation overtook still answers the callers that began before it, but its value is not stored. The same
+key carries the same tags wherever it is read: a copy knows the tags that it was put with.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import random as randomness
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, Unpack
 
 import orjson
 
-from b1.buffers import exact
-from b1.cache.l1 import L1
-from b1.clock import DEADLINE, Clock, remaining
-from b1.errors import DeadlineExceeded
-from b1.types import Versions
+from b1.cache.counts import CacheSnapshot
+from b1.cache.decorating import memoized
+from b1.cache.engine import Engine
+from b1.cache.how import How
+from b1.cache.invalidating import Invalidation, Invalidations
+from b1.cache.l1 import L1, Found
+from b1.cache.many import Batch, BatchLoader, ManyLoader, distinct, gathered
+from b1.cache.names import entry_name, tags_of, tags_to_invalidate
+from b1.cache.options import CacheOptions
+from b1.cache.reads import Loader, Read
+from b1.cache.shared import CacheStore, Shared
+from b1.cache.values import ERROR, Value, decode, encode
+from b1.clock import Clock
 
 T = TypeVar("T")
-Flight = tuple[str, Versions]
+Decode = Callable[[bytes], Any]
 
-
-@dataclass(frozen=True, slots=True)
-class CacheSnapshot:
-    """What the cache says about itself, in accounted bytes. `ceiling_bytes`: the most at the present memory level."""
-
-    enabled: bool
-    entries: int
-    held_bytes: int
-    limit_bytes: int
-    hits: int
-    misses: int
-    loads_running: int
-    evictions: dict[str, int]
-    ceiling_bytes: int = 0
+_MISSING = object()
 
 
 class Cache:
-    """Get-or-load over `L1`.
+    """Get-or-load over `L1` and the shared store.
 
     Args:
-        l1: the map; shared with the response cache.
+        l1: the map; shared with the response cache. Its versions are the store's, where there is a store.
+        store: where Redis is, the second copy and the lease between hosts; None: this process alone.
+        limit_bytes: of `l1`, for the snapshot.
         enabled: False loads every time and stores nothing.
-        load_wait_s: how long a caller waits for somebody else's load of the same key.
+        load_wait_s: in place of the options' `hard_timeout_s`.
         must_not_wait: says whether the caller holds a database lease. Such a caller loads for itself, in its own task
             and lease: the shared load it would wait for may be waiting for that very lease. What it loads is not
             stored, because its transaction may still be rolled back.
+        is_saturated: says whether the database has more to do than it can; stale values are then preferred to waiting.
+        background: entered around a load for nobody who waits.
+        random: 0 up to 1.
     """
 
     def __init__(
@@ -56,99 +56,300 @@ class Cache:
         l1: L1,
         clock: Clock,
         *,
+        store: CacheStore | None = None,
         limit_bytes: int,
+        options: CacheOptions | None = None,
         enabled: bool = True,
-        load_wait_s: float = 5.0,
+        load_wait_s: float | None = None,
         must_not_wait: Callable[[], bool] = lambda: False,
+        is_saturated: Callable[[], bool] = lambda: False,
+        background: Callable[[], AbstractContextManager[object]] = nullcontext,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         self.l1 = l1
-        self._clock = clock
-        self._limit_bytes = limit_bytes
         self.enabled = enabled
-        self._load_wait_s = load_wait_s
+        self.options = options = options or CacheOptions()
+        self._find = l1.find
+        self._store = store
+        self._limit_bytes = limit_bytes
+        self._hard_timeout_s = load_wait_s or options.hard_timeout_s
         self._must_not_wait = must_not_wait
-        # Guarded by the event loop: written only between awaits. Key and vector together name a load, so that a caller
-        # who comes after an invalidation never joins the load that began before it.
-        self._running: dict[Flight, asyncio.Task[bytes]] = {}
-        self._hits = 0
-        self._misses = 0
+        self._engine = Engine(
+            l1, clock, options, store, is_saturated=is_saturated, background=background, random=random
+        )
+        self._clock = clock
+        self._counts = self._engine.counts
+        self._shared = self._engine.shared
+        self._invalidations: Invalidations | None = None
+        if store is not None and self._shared is not None:
+            self._invalidations = Invalidations(
+                store, lambda _: self._counts.error("store"), max(1.0, 5 * options.store_timeout_s)
+            )
 
     def __repr__(self) -> str:
-        return f"<Cache entries={len(self.l1)} hits={self._hits} misses={self._misses} running={len(self._running)}>"
+        return f"<Cache entries={len(self.l1)} hits={self._counts.hits} misses={self._counts.misses} {self._engine!r}>"
+
+    # Reading
 
     async def get_or_load(
-        self, key: str, loader: Callable[[], Awaitable[T]], *, ttl_s: float, tags: Sequence[str] = ()
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[T]],
+        *,
+        organization: str | None = None,
+        type: Decode | None = None,
+        **how: Unpack[How],
     ) -> T:
         """Return the cached value, or load it once however many ask.
 
-        Values are stored as JSON bytes and parsed for each caller, so nobody can change what another one reads.
+        Values are stored as JSON bytes, or as they are when they are bytes, and parsed for each caller: nobody can
+        change what another one reads, and all get the same (lists where the loader returned tuples).
+
+        Args:
+            organization: whose value it is. The same key of two organisations is two entries.
+            type: makes the caller's type of the bytes, such as ``TypeAdapter(Account).validate_json``.
+            how: lifetime, tags and options; see `How`.
 
         Raises:
-            DeadlineExceeded: somebody else's load took longer than the request's deadline allows.
+            DeadlineExceeded: the load took longer than its timeout, or than the request's deadline allows.
+            Overloaded: too many loads are under way.
+            NotReady: the cache is closed.
             TypeError: the loaded value is no JSON value.
+            ValueError: a key, tag, time or tier that is none.
+            Exception: what the loader raised, if nothing stale may be served.
         """
         if not self.enabled:
             return await loader()
-        entry = self.l1.get(key)
-        if entry is not None:
-            self._hits += 1
-            return orjson.loads(entry.value)  # type: ignore[no-any-return]
-        self._misses += 1
-        flight = (key, self.l1.versions_of(tags))
+        found = self._find(key if organization is None else entry_name(key, organization))
+        if found is not None and not found.is_stale and (self._shared is None or not self._shared.must_ask):
+            self._counts.l1_hits += 1
+            self._counts.hit(key)
+            if found.meta is None:
+                value = found.value
+                return orjson.loads(value) if type is None else type(value)  # type: ignore[no-any-return]
+            self._attend(found, key, loader, organization, how)
+            return decode(Value(found.value, found.meta.flags), type)  # type: ignore[no-any-return]
+        read = self._read(key, loader, organization, how)
         if self._must_not_wait():
+            self._counts.miss(key)
+            self._counts.refused["lease"] += 1
             return await loader()
-        task = self._running.get(flight) or self._start(flight, loader, ttl_s)
-        return orjson.loads(await self._wait(task, key))  # type: ignore[no-any-return]
+        return decode(await self._engine.value(read, found), type)  # type: ignore[no-any-return]
 
-    def invalidate(self, tags: Iterable[str]) -> None:
-        """Make everything stale that carries one of the tags; takes effect at once, also for loads that are running."""
-        self.l1.invalidate(tags)
+    async def wrap(self, key: str, loader: Callable[[], Awaitable[T]], ttl: float | str = "warm", **more: Any) -> T:
+        """Do what `get_or_load` does."""
+        return await self.get_or_load(key, loader, ttl=ttl, **more)
+
+    async def get(
+        self,
+        key: str,
+        default: Any = None,
+        *,
+        tags: Sequence[str] = (),
+        organization: str | None = None,
+        type: Decode | None = None,
+    ) -> Any:
+        """Return the value if it is there and fresh, else `default`; nothing is loaded."""
+        read = self._read(key, _nothing, organization, {"tags": tags})
+        if not self.enabled:
+            return default
+        found = self._find(read.name)
+        value = await self._engine.present(read, None if found is None or found.is_stale else found)
+        (self._counts.miss if value is None else self._counts.hit)(key)
+        return default if value is None else decode(value, type)
+
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        loader: ManyLoader | None = None,
+        *,
+        organization: str | None = None,
+        type: Decode | None = None,
+        **how: Unpack[How],
+    ) -> dict[str, Any]:
+        """Return the values of many keys; `loader` is called once with those that are missing.
+
+        Without a loader missing keys are left out. With one each key is in the answer: None for what it did not return,
+        which is kept like any other value.
+
+        Raises:
+            ValueError: there are more than 1000 keys.
+            Exception: as `get_or_load`; nothing is returned then.
+        """
+        once = distinct(keys)
+        if loader is None:
+            got = await asyncio.gather(
+                *(
+                    self.get(key, _MISSING, tags=how.get("tags", ()), organization=organization, type=type)
+                    for key in once
+                )
+            )
+            return {key: value for key, value in zip(once, got, strict=True) if value is not _MISSING}
+        if not self.enabled or self._must_not_wait():
+            loaded = await loader(once)
+            return {key: loaded.get(key) for key in once}
+        batch = Batch(once, lambda missing: self._engine.in_a_place(lambda: loader(missing)))
+
+        async def one(key: str) -> Any:
+            try:
+                return await self.get_or_load(key, BatchLoader(batch, key), organization=organization, type=type, **how)
+            finally:
+                batch.settled(key)
+
+        return dict(zip(once, await gathered([one(key) for key in once]), strict=True))
+
+    def cached(
+        self,
+        key: str | Callable[..., str],
+        *,
+        tags: Sequence[str] = (),
+        organization: str | None = None,
+        **how: Any,
+    ) -> Callable[[Callable[..., Awaitable[T]]], Callable[..., Awaitable[T]]]:
+        """Cache a coroutine function's answers: ``@cache.cached("report:{report_id}", ttl="cold")``.
+
+        Args:
+            key: a template with the function's parameters, or a function of its arguments. Arguments are quoted, so
+                that none can name another one's entry.
+            tags: templates too.
+            organization: a template too, such as ``"{organization}"``.
+            how: as for `get_or_load`.
+
+        Raises:
+            ValueError: a template names something that is no parameter.
+        """
+        return memoized(lambda: self, key, tags=tags, organization=organization, **how)
+
+    # Writing
+
+    async def set(self, key: str, value: Any, *, organization: str | None = None, **how: Unpack[How]) -> bool:
+        """Put a value in place of what is there, for everybody; say whether it was kept.
+
+        For what the caller has just committed. Two writers may arrive here in another order than they committed: where
+        that can be, invalidate and let the next reader load.
+
+        Raises:
+            TypeError: it is no JSON value.
+            ValueError: a key, tag, time or tier that is none.
+        """
+        read = self._read(key, _nothing, organization, how)
+        encoded = encode(value)
+        if not self.enabled:
+            return False
+        await self.invalidate(keys=(key,), organization=organization)
+        return await self._engine.replace(read, encoded)
+
+    def delete(self, key: str, *, organization: str | None = None) -> Invalidation:
+        """Invalidate one key."""
+        return self.invalidate(keys=(key,), organization=organization)
+
+    def invalidate(
+        self,
+        tags: Iterable[str] = (),
+        *,
+        keys: Iterable[str] = (),
+        prefixes: Iterable[str] = (),
+        organization: str | None = None,
+        everything: bool = False,
+        soft: bool = False,
+    ) -> Invalidation:
+        """Make stale all that carries one of the names, also what is being loaded. Call it after the commit.
+
+        It has taken effect in this process when the call returns. Awaited, no later read anywhere gives the older value;
+        nobody has to await it. While Redis is away the store owes it what was invalidated (docs/explanation/cache.md).
+
+        Args:
+            keys, prefixes: of `organization`, where one is given. A prefix is whole parts: "user:7" is no prefix of
+                "user:70:name".
+            organization: without keys and prefixes: all that belongs to it.
+            everything: all there is.
+            soft: what allows stale values may serve the older one while somebody loads it anew.
+
+        Raises:
+            ValueError: a name is none, there are more than 1024, or everything should be invalidated softly.
+            RuntimeError: no event loop runs, and there is a shared store.
+        """
+        if everything and soft:
+            raise ValueError("everything is invalidated hard: name tags or prefixes to do it softly")
+        if everything:
+            return self._invalidate_everything()
+        names = tags_to_invalidate(tags, keys=keys, prefixes=prefixes, organization=organization)
+        return self.invalidate_names((), names) if soft else self.invalidate_names(names)
+
+    def invalidate_names(self, hard: Iterable[str], soft: Iterable[str] = ()) -> Invalidation:
+        """Do what `invalidate` does with names that are tags already (`b1.cache.rules`), hard and soft ones in one call.
+
+        Raises:
+            RuntimeError: no event loop runs, and there is a shared store.
+        """
+        hard, soft = tuple(hard), tuple(soft)
+        if hard:
+            self._engine.flights.overtake(set(hard))
+        self.l1.invalidate((*hard, *soft))  # its own table, where there is no store
+        if self._store is not None:
+            self._store.invalidate_here(hard, soft=soft)
+        if self._invalidations is None or not (hard or soft):
+            return Invalidation()
+        if soft:
+            self._invalidations.add(soft, soft=True)
+        return self._invalidations.add(hard, soft=False)  # they travel together
+
+    def _invalidate_everything(self) -> Invalidation:
+        self._engine.flights.overtake(None)
+        self.l1.reclaim(self.l1.held_bytes())
+        if self._store is not None:
+            self._store.invalidate_here(None)
+        return Invalidation() if self._invalidations is None else self._invalidations.add(None, soft=False)
+
+    @property
+    def shared(self) -> Shared | None:
+        """The copies in the shared store; None without one."""
+        return self._shared
 
     async def aclose(self) -> None:
-        """Cancel the loads that are still running."""
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        """End the loads that are still running, deliver invalidations that are under way, end all other work."""
+        await self._engine.flights.aclose()
+        if self._invalidations is not None:
+            await self._invalidations.aclose()
+        await self._engine.tasks.aclose()
 
     def snapshot(self) -> CacheSnapshot:
         """Return numbers; no I/O."""
-        return CacheSnapshot(
+        return self._counts.snapshot(
             enabled=self.enabled,
             entries=len(self.l1),
             held_bytes=self.l1.held_bytes(),
             limit_bytes=self._limit_bytes,
-            hits=self._hits,
-            misses=self._misses,
-            loads_running=len(self._running),
+            loads_running=len(self._engine.flights),
             evictions=dict(self.l1.evictions),
             ceiling_bytes=self.l1.ceiling_bytes,
+            invalidations_pending=0 if self._invalidations is None else self._invalidations.pending,
+            dictionaries=len(self._engine.learning),
         )
 
-    def _start(self, flight: Flight, loader: Callable[[], Awaitable[T]], ttl_s: float) -> asyncio.Task[bytes]:
-        # The load belongs to everybody who waits for it, so it does not inherit the first caller's deadline.
-        context = contextvars.copy_context()
-        context.run(DEADLINE.set, None)
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._load(flight, loader, ttl_s), name=f"b1-load:{flight[0]}", context=context)
-        self._running[flight] = task
-        task.add_done_callback(lambda done: self._finished(flight, done))
-        return task
+    def _read(self, key: str, loader: Loader, organization: str | None, how: How) -> Read:
+        """Check what is asked for.
 
-    async def _load(self, flight: Flight, loader: Callable[[], Awaitable[T]], ttl_s: float) -> bytes:
-        key, versions = flight
-        value = exact(orjson.dumps(await loader()))
-        self.l1.put(key, value, len(value), ttl_s=ttl_s, versions=versions)
-        return value
+        Raises:
+            ValueError: it makes no sense.
+        """
+        ttl_s = how.get("ttl_s")
+        residence = self.options.residence(how.get("ttl", "warm") if ttl_s is None else ttl_s, how.get("tier"))
+        tags = tags_of(key, how.get("tags", ()), organization)
+        options = how.get("options", self.options.load)
+        return Read(
+            key, entry_name(key, organization), tags, loader, residence, options, organization, self._hard_timeout_s
+        )
 
-    async def _wait(self, task: asyncio.Task[bytes], key: str) -> bytes:
-        """Wait for a load without owning it: a caller that gives up does not take the others' load away."""
-        done, _ = await asyncio.wait({task}, timeout=remaining(self._clock, self._load_wait_s))
-        if not done:
-            raise DeadlineExceeded(f"loading {key.partition(':')[0]} took too long")
-        return task.result()
+    def _attend(self, found: Found, key: str, loader: Loader, organization: str | None, how: How) -> None:
+        """Look after a value that was just read, when there may be something to do."""
+        meta = found.meta
+        meta.reads += 1
+        if meta.flags & ERROR or self._must_not_wait():
+            return
+        if meta.reads == self.options.promote_reads or meta.early_from_s <= self._clock.monotonic():
+            self._engine.attend(self._read(key, loader, organization, how), found)
 
-    def _finished(self, flight: Flight, task: asyncio.Task[bytes]) -> None:
-        self._running.pop(flight, None)
-        if not task.cancelled():
-            task.exception()  # a failed load whose callers have all left is not an unretrieved exception
+
+async def _nothing() -> None:
+    """Load nothing: the reads that have this loader never load."""

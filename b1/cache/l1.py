@@ -1,54 +1,103 @@
-"""A byte-bounded map, least recently used first out. An entry knows the versions of its tags when its load began.
+"""The in-process map: bounded by what its entries really take, S3-FIFO over memory that returns to the system.
 
-A tag's version only grows. An entry is good while every version it was built on is still the newest: an invalidation is
-one increment per tag, however many entries carry it, and what is stale is dropped when it is next looked at or evicted.
+An entry knows the versions of its tags when its load began. A version only grows, so an entry is good while every version
+it was built on is still the newest: an invalidation is one increment per tag, however many entries carry it, and what is
+stale is dropped when it is next looked at or evicted. While nothing at all was invalidated, a hit compares one number.
 
-Under memory pressure the map has a ceiling below its limit, and a dictionary never shrinks by itself: after a large
-eviction the entries move to a new table, a few at a time, because moving forty thousand at once holds the loop for 6 ms.
+A `bytes` value under 128 KiB lies in a segment (`b1.cache.segments`), and each hit is a copy of it. Anything else stays the
+object that it is, and a hit returns that.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import OrderedDict
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
+from b1.cache.items import item_of, unpacked
+from b1.cache.policy import S3Fifo, cost
+from b1.cache.segments import (
+    CHECKED,
+    CHECKED_AT,
+    HEADER,
+    HEADER_BYTES,
+    META,
+    MOST_VECTOR_BYTES,
+    OBJECT,
+    PLACE_BITS,
+    PLACE_MASK,
+    VERSIONED,
+)
 from b1.clock import Clock
-from b1.types import Versions
-
-# What an entry costs beside its key and value: the entry itself, its place in the map, the versions' tuple (measured).
-ENTRY_OVERHEAD_BYTES = 400
+from b1.store.versions import Difference, compare
+from b1.store.versions import Versions as OwnVersions
+from b1.types import Versions, VersionSource
 
 # What the map may always hold below the critical level, as a part of its limit: a worker that starts on a full box would
 # else never cache anything, and load the database instead.
 FLOOR_PART = 16
+# A value that takes more than this part of the ceiling is refused.
+LARGEST_PART = 8
+# The part of the ceiling that a tenant may hold before it loses its second chances.
+TENANT_SHARE = 0.25
 
 # The governor's levels (b1.governor.Level), known here by their numbers because the governor is a sibling.
 _NORMAL, _HIGH, _CRITICAL = 0, 2, 4
 
-# A table made for this many times the entries that are left is replaced. Entries moved at each put and at each slice of
-# a reclaim: 0.4 us each.
-TABLE_TOO_BIG = 4
-TABLE_WORTH_IT = 1024
-MOVED_PER_PUT, MOVED_PER_SLICE = 16, 500
-# Tags that are remembered for a successor; with more, it drops everything.
-MOST_NOTED = 4096
-
-# Versions are kept for this many tags; past it, all are forgotten at once and with them every entry that carries a tag.
-TAG_LIMIT = 20_000
+_UNPACK = HEADER.unpack_from
 
 
-class Entry:
-    """One stored value. `value` is opaque here; `held_bytes` is what it is accounted at."""
+class Found:
+    """A stored value, as it was put.
 
-    __slots__ = ("expires_s", "held_bytes", "value", "versions")
+    Attributes:
+        value: opaque here; bytes may be a copy.
+        meta: the small object that was put beside it.
+        is_stale: its fresh time is over, or one of its tags was softly invalidated.
+        expires_s: when its fresh time is over, on the monotonic clock.
+    """
 
-    def __init__(self, value: Any, held_bytes: int, expires_s: float, versions: Versions) -> None:
+    __slots__ = ("expires_s", "is_stale", "meta", "value")
+
+    def __init__(self, value: Any, meta: Any, is_stale: bool, expires_s: float) -> None:
         self.value = value
-        self.held_bytes = held_bytes
+        self.meta = meta
+        self.is_stale = is_stale
         self.expires_s = expires_s
-        self.versions = versions
+
+    def __repr__(self) -> str:
+        return f"<Found is_stale={self.is_stale} expires_s={self.expires_s}>"
+
+
+Entry = Found
+
+
+@dataclass(frozen=True, slots=True)
+class L1Snapshot:
+    """What the map says about itself, in bytes.
+
+    Attributes:
+        held_bytes: accounted: touched pages, keys, index, objects, and what remembers evicted keys.
+        resident_bytes: touched pages of the segments alone.
+        small_bytes: what waits in the small queue for its first use.
+        returned_bytes: pages given back to the system since the start.
+        refused: values that were too large, or came when the system had no memory to map.
+        tenants: those that hold the most, with their bytes; at most ten.
+    """
+
+    entries: int
+    held_bytes: int
+    limit_bytes: int
+    ceiling_bytes: int
+    resident_bytes: int
+    segments: int
+    small_bytes: int
+    returned_bytes: int
+    refused: int
+    evictions: dict[str, int]
+    tenants: tuple[tuple[str, int], ...]
 
 
 class L1:
@@ -56,105 +105,168 @@ class L1:
 
     Args:
         limit_bytes: accounted bytes that are held at most.
+        versions: the versions of tags; None: a table of its own, which only `invalidate` changes.
+        tenant_share: the part of the ceiling that one `owner` may hold before it loses its second chances.
     """
 
     name = "cache.l1"
     priority = 10
 
-    def __init__(self, limit_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        clock: Clock,
+        *,
+        versions: VersionSource | None = None,
+        tenant_share: float = TENANT_SHARE,
+    ) -> None:
         self._limit_bytes = limit_bytes
         self._ceiling_bytes = limit_bytes
         self._level = _NORMAL
-        self._clock = clock
-        # `_aged` is the table that is being left: each of its entries is older than each of `_entries`.
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._aged: OrderedDict[str, Entry] = OrderedDict()
-        self._table_entries = 0
-        self._versions: dict[str, int] = {}
-        self._newest = 0
-        self._held_bytes = 0
-        self._noted: dict[str, None] | None = None
-        self.evictions: dict[str, int] = {"size": 0, "expired": 0, "invalidated": 0, "pressure": 0}
+        self._now = clock.monotonic
+        self._own = OwnVersions() if versions is None else None
+        self._source: VersionSource = self._own if versions is None else versions  # type: ignore[assignment]
+        self._items = S3Fifo(limit_bytes, tenant_share=tenant_share)
+        self._shards, self._mask = self._items.index.shards, self._items.index.mask
+        self._segments = self._items.segments
+        self._refused = 0
+        self.evictions = self._items.evictions
 
     def __repr__(self) -> str:
-        return f"<L1 entries={len(self)} held_bytes={self._held_bytes} ceiling_bytes={self._ceiling_bytes}>"
+        return f"<L1 entries={len(self)} held_bytes={self.held_bytes()} ceiling_bytes={self._ceiling_bytes}>"
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._aged)
+        return self._items.live
 
     @property
     def ceiling_bytes(self) -> int:
         """What may be held at the present level of memory pressure; the limit at the normal one."""
         return self._ceiling_bytes
 
-    def get(self, key: str) -> Entry | None:
+    def held_bytes(self) -> int:
+        """Return accounted bytes."""
+        return self._items.held_bytes
+
+    def get(self, key: str) -> Found | None:
         """Return the entry if it is fresh and none of its tags was invalidated since its load began."""
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._come_back(key)
-            if entry is None:
-                return None
-        if entry.expires_s <= self._clock.monotonic():
-            self._drop(key, "expired")
+        found = self.find(key)
+        return found if found is not None and not found.is_stale else None
+
+    def find(self, key: str) -> Found | None:
+        """Return the entry, also when it is stale: softly invalidated, or past its fresh time by less than `stale_s`."""
+        place = self._shards[hash(key) & self._mask].get(key)
+        if place is None:
             return None
-        versions = self._versions
-        for tag, version in entry.versions:
-            if versions.get(tag) != version:
-                self._drop(key, "invalidated")
+        segment = self._segments[place >> PLACE_BITS]
+        at = place & PLACE_MASK
+        data = segment.data
+        is_used, flags, vector_bytes, tags_bytes, value_bytes, _, _, stale_s, expires_s, checked = _UNPACK(data, at)
+        is_stale = False
+        if expires_s <= (now_s := self._now()):
+            if expires_s + stale_s <= now_s:
+                self._items.drop(key, "expired")
                 return None
-        self._entries.move_to_end(key)
-        return entry
+            is_stale = True
+        begin = at + HEADER_BYTES
+        end = begin + value_bytes
+        if checked != (changes := self._source.changes) and flags & VERSIONED:
+            match self._validated(data, end, end + tags_bytes, end + tags_bytes + vector_bytes):
+                case "same":
+                    CHECKED.pack_into(data, at + CHECKED_AT, changes)
+                case "soft":
+                    is_stale = True
+                case _:
+                    self._items.drop(key, "invalidated")
+                    return None
+        if not is_used:
+            data[at] = 1
+        if flags & (OBJECT | META):
+            value = segment.objects[at] if flags & OBJECT else data[begin:end]
+            return Found(value, segment.metas.get(at), is_stale, expires_s)
+        return Found(data[begin:end], None, is_stale, expires_s)
+
+    def _validated(self, data: mmap, tags_at: int, vector_at: int, end: int) -> Difference:
+        tags = unpacked(data[tags_at:vector_at])
+        return compare(data[vector_at:end], self._source.vector(tags))
 
     def versions_of(self, tags: Iterable[str]) -> Versions:
         """Return the tags with their present versions: take this before a load, give it to `put` after."""
-        return tuple((tag, self._version(tag)) for tag in tags)
+        tags = tuple(tags)
+        return Versions(tags, self._source.vector(tags))
 
-    def are_current(self, versions: Versions) -> bool:
-        """Say whether nothing was invalidated since `versions` were taken."""
-        return all(self._versions.get(tag) == version for tag, version in versions)
+    def are_current(self, versions: Versions | tuple[()]) -> bool:
+        """Say whether nothing was invalidated, hard or softly, since `versions` were taken."""
+        return not versions or self._source.vector(versions[0]) == versions[1]
 
-    def put(self, key: str, value: Any, held_bytes: int, *, ttl_s: float, versions: Versions) -> bool:
-        """Store `value` unless a tag was invalidated since `versions` were taken; refuse an eighth of the map or more."""
-        cost = held_bytes + sys.getsizeof(key) + ENTRY_OVERHEAD_BYTES
-        if cost > self._ceiling_bytes // 8 or not self.are_current(versions):
+    def built_on(self, key: str) -> Versions | None:
+        """Return what a stored entry was built on; None: it is not there, or nothing can invalidate it."""
+        place = self._items.index.get(key)
+        if place is None:
+            return None
+        segment, at = self._segments[place >> PLACE_BITS], place & PLACE_MASK
+        header = segment.header(at)
+        if not header.flags & VERSIONED:
+            return None
+        tags_at = at + HEADER_BYTES + header.value_bytes
+        vector_at = tags_at + header.tags_bytes
+        data = segment.data
+        return Versions(unpacked(data[tags_at:vector_at]), data[vector_at : vector_at + header.vector_bytes])
+
+    def put(
+        self,
+        key: str,
+        value: Any,
+        held_bytes: int | None = None,
+        *,
+        ttl_s: float,
+        versions: Versions | tuple[()],
+        stale_s: float = 0.0,
+        meta: Any = None,
+        owner: str = "",
+    ) -> bool:
+        """Store `value`; say whether it was stored.
+
+        Not stored is what takes more than an eighth of the ceiling, what was invalidated since `versions` were
+        taken, and everything while the system has no memory to give.
+
+        Args:
+            held_bytes: what an object takes, or what bytes are accounted at in the least; None: it is counted.
+            ttl_s: fresh for so long.
+            versions: from `versions_of`, taken before the load; ``()``: nothing can invalidate it.
+            stale_s: after its fresh time it can still be found, as stale, for so long.
+            meta: a small object that comes back with the value; counted.
+            owner: the tenant whose share it counts for; empty: nobody's.
+        """
+        changes = self._source.changes
+        if not self.are_current(versions):
             return False
-        old = self._entries.pop(key, None) or self._aged.pop(key, None)
-        if old is not None:
-            self._held_bytes -= old.held_bytes
-        self._entries[key] = Entry(value, cost, self._clock.monotonic() + ttl_s, versions)
-        self._held_bytes += cost
-        self._table_entries = max(self._table_entries, len(self._entries))
-        self._make_room(cost)
-        if self._aged:
-            self._move(MOVED_PER_PUT)
+        expires_s = self._now() + ttl_s
+        item = item_of(value, held_bytes, meta, versions, stale_s=stale_s, expires_s=expires_s, changes=changes)
+        taken = cost(key, item)
+        if taken > self._ceiling_bytes // LARGEST_PART or len(item.vector) > MOST_VECTOR_BYTES:
+            self._refused += 1
+            return False
+        before = self._items.held_bytes
+        try:
+            self._items.put(key, item, taken, owner=owner, ceiling_bytes=self._ceiling_bytes)
+        except OSError:
+            # No memory to map: the value goes to who asked for it, and is not kept.
+            self._refused += 1
+            return False
+        self._items.make_room(self._ceiling_bytes, 2 * max(taken, self._items.held_bytes - before))
         return True
-
-    def invalidate(self, tags: Iterable[str]) -> None:
-        """Make every entry stale that carries one of the tags, also those whose load is still running."""
-        for tag in tags:
-            if self._noted is not None and len(self._noted) <= MOST_NOTED:
-                self._noted[tag] = None
-            if tag in self._versions:
-                self._newest += 1
-                self._versions[tag] = self._newest
-
-    def note_invalidations(self) -> None:
-        """From now on remember the tags that are invalidated: a successor has entries of its own by now."""
-        self._noted = {}
-
-    def noted_invalidations(self) -> list[str] | None:
-        """Return the tags invalidated since `note_invalidations`; None when they were too many to remember."""
-        noted = self._noted or {}
-        return list(noted) if len(noted) <= MOST_NOTED else None
 
     def remove(self, key: str) -> None:
         """Drop one entry."""
-        if key in self._entries or key in self._aged:
-            self._drop(key, "invalidated")
+        self._items.drop(key, "invalidated")
 
-    def held_bytes(self) -> int:
-        """Return accounted bytes."""
-        return self._held_bytes
+    def invalidate(self, tags: Iterable[str]) -> None:
+        """Make every entry stale that carries one of the tags, also those whose load is still running.
+
+        Where the versions come from a store, it is the store that must be told.
+        """
+        if self._own is not None:
+            self._own.bump(tuple(tags))
 
     def set_level(self, level: int) -> None:
         """Answer a level of memory pressure, by its number; O(1), the governor evicts through `reclaim`.
@@ -168,67 +280,52 @@ class L1:
             self._ceiling_bytes = self._limit_bytes
             return
         most = self._limit_bytes // 2 if level >= _HIGH else self._limit_bytes
-        self._lower_ceiling(min(most, self._held_bytes))
+        self._lower_ceiling(min(most, self.held_bytes()))
 
     def reclaim(self, target_bytes: int) -> int:
-        """Evict the least recently used until `target_bytes` are given up or nothing is left."""
-        before = self._held_bytes
-        while self._held_bytes and before - self._held_bytes < target_bytes:
-            self._drop(self._oldest(), "pressure")
+        """Evict until `target_bytes` are given up or nothing is left; return the accounted bytes given up.
+
+        Pages are back with the system on return; keys and index are the allocator's, which the governor's last step trims.
+        What was used is spared while there is enough else, but not from the critical level on.
+        """
+        given = self._items.reclaim(target_bytes, spares_used=self._level < _CRITICAL)
         if self._level > _NORMAL:
-            self._lower_ceiling(self._held_bytes)
-        self._renew_table()
-        return before - self._held_bytes
+            self._lower_ceiling(self.held_bytes())
+        return given
+
+    def sample(self, count: int, choose: Callable[[int], int] = random.randrange) -> list[str]:
+        """Return the keys of so many entries by chance, fewer when there are not so many; reads no table twice."""
+        shards = self._shards
+        found: list[str] = []
+        first = choose(len(shards))
+        for number in range(len(shards)):
+            keys = list(shards[(first + number) & self._mask])
+            found += random.sample(keys, min(len(keys), max(1, count * 2 // len(shards))))
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def maps(self) -> list[mmap]:
+        """Return the maps of the segments, for measuring what they really hold."""
+        return [segment.data for segment in self._segments.values()]
+
+    def snapshot(self) -> L1Snapshot:
+        """Return numbers; no I/O."""
+        items = self._items
+        return L1Snapshot(
+            entries=items.live,
+            held_bytes=items.held_bytes,
+            limit_bytes=self._limit_bytes,
+            ceiling_bytes=self._ceiling_bytes,
+            resident_bytes=items.resident_bytes,
+            segments=len(items.segments),
+            small_bytes=items.small_bytes,
+            returned_bytes=items.returned_bytes,
+            refused=self._refused,
+            evictions=dict(self.evictions),
+            tenants=items.tenants.largest(10),
+        )
 
     def _lower_ceiling(self, ceiling_bytes: int) -> None:
         floor_bytes = 0 if self._level >= _CRITICAL else self._limit_bytes // FLOOR_PART
         self._ceiling_bytes = max(floor_bytes, min(self._ceiling_bytes, ceiling_bytes))
-
-    def _make_room(self, cost: int) -> None:
-        """Evict down to the ceiling, at most twice what came: a ceiling that fell far must not hold up one request."""
-        enough = max(0, self._held_bytes - 2 * cost)
-        while self._held_bytes > self._ceiling_bytes and self._held_bytes > enough:
-            self._drop(self._oldest(), "size")
-
-    def _oldest(self) -> str:
-        return next(iter(self._aged or self._entries))
-
-    def _version(self, tag: str) -> int:
-        version = self._versions.get(tag)
-        if version is None:
-            if len(self._versions) >= TAG_LIMIT:
-                # Forgetting all versions makes every tagged entry stale: safe, and bounded in memory.
-                self._versions.clear()
-            self._newest += 1
-            version = self._versions[tag] = self._newest
-        return version
-
-    def _drop(self, key: str, cause: str) -> None:
-        entry = self._entries.pop(key, None) or self._aged.pop(key)
-        self._held_bytes -= entry.held_bytes
-        self.evictions[cause] += 1
-
-    # The table
-
-    def _come_back(self, key: str) -> Entry | None:
-        """Find an entry in the table that is being left, and move it: it is about to be the newest."""
-        entry = self._aged.pop(key, None) if self._aged else None
-        if entry is not None:
-            self._entries[key] = entry
-        return entry
-
-    def _renew_table(self) -> None:
-        """Leave a table that is far too big for what it holds."""
-        if not self._aged and self._table_entries > TABLE_WORTH_IT + TABLE_TOO_BIG * len(self._entries):
-            self._aged, self._entries, self._table_entries = self._entries, OrderedDict(), 0
-        self._move(MOVED_PER_SLICE)
-
-    def _move(self, count: int) -> None:
-        """Move entries to the new table, the newest first, each before those that are there already."""
-        for _ in range(min(count, len(self._aged))):
-            key, entry = self._aged.popitem()
-            self._entries[key] = entry
-            self._entries.move_to_end(key, last=False)
-        self._table_entries = max(self._table_entries, len(self._entries))
-        if not self._aged:
-            self._aged = OrderedDict()

@@ -15,6 +15,7 @@ VERBS = {
     "box": "run a command inside the memory and CPU limits of a B1, without Docker",
     "plan": "print every derived number with its reason",
     "limits": "show or reset a caller's limits, or simulate what a traffic log would get",
+    "cache": "inspect, invalidate or check what is cached",
     "migrate": "bring the database's schema up to date",
 }
 EXIT_CONFIGURATION = 2

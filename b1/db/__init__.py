@@ -7,6 +7,7 @@ from b1.db.counters import Counters, DatabaseSnapshot, Holder
 from b1.db.database import Database
 from b1.db.lease import Lease, holds_lease
 from b1.db.options import DatabaseOptions, Priority, slots_directory
+from b1.db.priority import in_background
 
 __all__ = [
     "Counters",
@@ -17,5 +18,6 @@ __all__ = [
     "Lease",
     "Priority",
     "holds_lease",
+    "in_background",
     "slots_directory",
 ]

@@ -10,6 +10,7 @@ from b1.db.counters import DatabaseSnapshot, Holder
 from b1.db.lease import Lease, held_lease
 from b1.db.options import DatabaseOptions, Priority
 from b1.db.pool import Pool
+from b1.db.priority import usual_priority
 from b1.errors import DatabaseBusy, LeaseHeld
 
 if TYPE_CHECKING:
@@ -61,13 +62,14 @@ class Database:
         return self._pool.load.is_saturated
 
     def acquire(
-        self, *, priority: Priority = "web", timeout_s: float | None = None, tenant: str | None = None
+        self, *, priority: Priority | None = None, timeout_s: float | None = None, tenant: str | None = None
     ) -> Acquisition:
         """Return a block that holds a lease: ``async with db.acquire() as lease:``.
 
         Args:
             priority: ``critical`` goes first, then ``web``; ``background`` has one place on the host, gives way to
-                the others, and gets its turn after 5 s at the latest.
+                the others, and gets its turn after 5 s at the latest. None: ``web``, but ``background`` in an
+                `in_background` block.
             timeout_s: the longest wait; the option's `acquire_timeout_s` when None. The request's own deadline
                 (`b1.clock.DEADLINE`) applies in any case.
             tenant: for whom the work is done; what the option's `tenant_of` says when None. Tenants of one class share
@@ -86,7 +88,7 @@ class Database:
         self,
         query: str,
         *args: Any,
-        priority: Priority = "web",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         tenant: str | None = None,
     ) -> list[asyncpg.Record]:
@@ -98,7 +100,7 @@ class Database:
         self,
         query: str,
         *args: Any,
-        priority: Priority = "web",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         tenant: str | None = None,
     ) -> asyncpg.Record | None:
@@ -110,7 +112,7 @@ class Database:
         self,
         query: str,
         *args: Any,
-        priority: Priority = "web",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         tenant: str | None = None,
     ) -> Any:
@@ -122,7 +124,7 @@ class Database:
         self,
         query: str,
         *args: Any,
-        priority: Priority = "web",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         tenant: str | None = None,
     ) -> str:
@@ -178,14 +180,14 @@ class Acquisition:
         self,
         pool: Pool,
         options: DatabaseOptions,
-        priority: Priority,
+        priority: Priority | None,
         timeout_s: float | None,
         tenant: str | None,
         query: str | None = None,
     ) -> None:
         self._pool = pool
         self._options = options
-        self._priority: Priority = priority
+        self._priority: Priority = priority or usual_priority()
         self._timeout_s = timeout_s
         self._tenant = tenant
         self._query = query

@@ -13,11 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from b1.clock import DEADLINE, Clock
+from b1.db.committing import OnCommit, call_all
+from b1.db.failures import as_ours
 from b1.db.options import Priority
 from b1.db.reach import Reach
 from b1.db.running import Running
 from b1.db.statements import Statement, Statements
-from b1.errors import DatabaseUnavailable, DeadlineExceeded, LeaseHeld, RequestError
+from b1.errors import ConfigurationError, DatabaseUnavailable, DeadlineExceeded, LeaseHeld
 
 if TYPE_CHECKING:
     import asyncpg
@@ -28,8 +30,6 @@ T = TypeVar("T")
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
 _HELD: ContextVar[Lease | None] = ContextVar("b1_lease", default=None)
-_QUERY_CANCELED = "57014"
-_ENDED_BY_SERVER = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 # A session setting made by `execute` would stay with the connection; these statuses tell.
 _STATUS_OF_SETTINGS = frozenset({"SET", "LISTEN"})
 
@@ -71,8 +71,8 @@ class Lease:
     """
 
     __slots__ = (
-        "_depth", "_expires_s", "_for_request", "_keeper", "_pid", "_raw", "_running", "_session", "_statement",
-        "_task", "asked_s", "needs_reset", "priority", "since_s", "until_s",
+        "_callbacks", "_depth", "_expires_s", "_for_request", "_keeper", "_pid", "_raw", "_running", "_session",
+        "_statement", "_task", "asked_s", "needs_reset", "priority", "since_s", "until_s",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, session: Session, priority: Priority, expires_s: float | None = None) -> None:
@@ -84,6 +84,7 @@ class Lease:
         self._running: Running[Any] | None = None
         self._statement: Statement | None = None
         self._depth = 0
+        self._callbacks: list[OnCommit] = []
         self._expires_s = expires_s
         self._for_request = False
         self.priority: Priority = priority
@@ -168,6 +169,16 @@ class Lease:
             words.append("READ ONLY")
         return Transaction(self, " ".join(words))
 
+    def on_commit(self, callback: OnCommit) -> None:
+        """Call `callback` once the present transaction is committed; an error in it is logged and changes nothing.
+
+        Raises:
+            ConfigurationError: there is no transaction.
+        """
+        if not self._depth:
+            raise ConfigurationError("there is no transaction here", remedy="call on_commit inside lease.transaction()")
+        self._callbacks.append(callback)
+
     def end(self) -> None:
         """Give the connection back; harmless when the lease is over. Does not wait."""
         session, self._session = self._session, None
@@ -236,7 +247,7 @@ class Lease:
             answer = await running
         except BaseException as error:
             self._note_failure(running, error)
-            if not running.is_unfinished and (gone := _as_ours(error, self._raw)) is not None:
+            if not running.is_unfinished and (gone := as_ours(error, self._raw)) is not None:
                 raise gone from error
             raise
         else:
@@ -275,7 +286,7 @@ class Lease:
 class Transaction:
     """A transaction or, inside one, a savepoint. Made by `Lease.transaction`."""
 
-    __slots__ = ("_begin", "_lease", "_savepoint")
+    __slots__ = ("_begin", "_callbacks_before", "_lease", "_savepoint")
 
     def __init__(self, lease: Lease, begin: str) -> None:
         self._lease = lease
@@ -289,6 +300,7 @@ class Transaction:
             await lease.execute(f"SAVEPOINT {self._savepoint}")
         else:
             await lease._begin(self._begin)
+        self._callbacks_before = len(lease._callbacks)
         lease._depth += 1
         return lease
 
@@ -310,28 +322,14 @@ class Transaction:
         elif await self._lease.execute("COMMIT") != "COMMIT":
             # Postgres answers ROLLBACK, and no error, when a statement failed and its error was swallowed.
             raise asyncpg.InFailedSQLTransactionError("nothing was committed: a statement of the transaction failed")
+        else:
+            callbacks, self._lease._callbacks = self._lease._callbacks, []
+            await call_all(callbacks)
 
     async def _roll_back(self) -> None:
+        del self._lease._callbacks[self._callbacks_before :]
         undo = f"ROLLBACK TO {self._savepoint}; RELEASE {self._savepoint}" if self._savepoint else "ROLLBACK"
         try:
             await self._lease.execute(undo)
         except (DatabaseUnavailable, DeadlineExceeded):
             pass  # the error that brought us here says more, and the connection is lost or in the pool's hands
-
-
-def _as_ours(error: BaseException, raw: RawConnection) -> RequestError | None:
-    """Return what a failure means to a request, or None for an error that is the statement's own."""
-    import asyncpg
-
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        if state in _ENDED_BY_SERVER or state.startswith("08"):
-            return DatabaseUnavailable("the database ended the connection")
-        if state == _QUERY_CANCELED:  # not by us: an abandoned query has nobody left who hears of it
-            return DeadlineExceeded("the database ended a statement that took too long")
-    elif isinstance(error, asyncpg.InternalClientError):
-        raw.terminate()  # asked after the server's last words were read, or out of step: of no use to anybody
-        return DatabaseUnavailable("the connection to the database is out of order")
-    elif isinstance(error, OSError) or raw.is_closed():
-        return DatabaseUnavailable("the connection to the database broke")
-    return None

@@ -16,6 +16,7 @@ HEADER = b"idempotency-key"
 LEGACY_HEADER = b"x-idempotency-key"
 MAX_LENGTH = 255
 
+_PLAIN = re.compile(rb"[!#-+\--:<-~]{1,255}")
 _BARE = re.compile(r"[\x21-\x7e]+")
 _FORBIDDEN_BARE = frozenset('",;')
 # Printable ASCII but '"' and '\', or one of the two escapes. A space may not be in a key, so 0x21 is the start here too.
@@ -63,6 +64,8 @@ def parse_value(value: bytes) -> str:
     Raises:
         IdempotencyKeyInvalid: the value is neither a bare key nor a quoted string, or its length is not 1 to 255.
     """
+    if _PLAIN.fullmatch(value):
+        return value.decode()  # what most clients send: bare, and nothing around it
     text = value.decode("latin-1").strip(_OPTIONAL_SPACE)
     key = _unquoted(text) if text.startswith('"') else _bare(text)
     if not 1 <= len(key) <= MAX_LENGTH:

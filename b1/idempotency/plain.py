@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from b1.idempotency.transactional import LeaseSource, Transaction, call_all
+from b1.db.committing import call_all
+from b1.idempotency.transactional import LeaseSource, Transaction
 
 
 @asynccontextmanager

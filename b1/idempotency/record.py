@@ -11,7 +11,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,16 +27,19 @@ _UNSTORED = 0b10
 _JSON = 0b100
 _JSON_HEADER = (b"content-type", b"application/json")
 _HEAD = struct.Struct(">BBHQIII")
+_NO_CHECKSUM = bytes(4)
+_CHECKSUM_AT = _HEAD.size - len(_NO_CHECKSUM)
 _MAX_ENTITY_LENGTH = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """An answer that can be given again.
+class Record(NamedTuple):
+    """An answer that can be given again. A tuple, because a replay builds one.
 
     Attributes:
         original_ms: wall time of the first answer, in milliseconds since 1970.
         entity: id of what was made, from the body's ``id`` or the end of Location; empty when neither is there.
+        is_compared: the request that gets it asked for the same; False: nobody could say (see `fingerprint.compare`). Not
+            stored.
     """
 
     status: int
@@ -45,6 +48,7 @@ class Record:
     original_ms: int
     entity: str = ""
     actor: str = ""
+    is_compared: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +95,13 @@ def encode(outcome: Outcome) -> bytes:
 def _pack(flags: int, status: int, original_ms: int, meta: list[Any], body: bytes) -> bytes:
     # json and not orjson: actors are the application's strings and may hold what UTF-8 cannot.
     text = json.dumps(meta, separators=(",", ":")).encode()
-    sizes = (len(text), len(body))
-    checksum = zlib.crc32(_HEAD.pack(_VERSION, flags, status, original_ms, *sizes, 0) + text + body)
-    return _HEAD.pack(_VERSION, flags, status, original_ms, *sizes, checksum) + text + body
+    sizes, rest = (len(text), len(body)), text + body
+    checksum = _checksum(_HEAD.pack(_VERSION, flags, status, original_ms, *sizes, 0), rest)
+    return _HEAD.pack(_VERSION, flags, status, original_ms, *sizes, checksum) + rest
+
+
+def _checksum(unsigned: bytes, rest: bytes) -> int:
+    return zlib.crc32(rest, zlib.crc32(unsigned))
 
 
 def decode(data: bytes) -> Outcome:
@@ -112,27 +120,35 @@ def _unpack(data: bytes) -> Outcome:
     version, flags, status, original_ms, meta_bytes, body_bytes, checksum = _HEAD.unpack_from(data)
     if version != _VERSION:
         raise ValueError(f"record version is {version}, expected {_VERSION}")
-    if len(data) != _HEAD.size + meta_bytes + body_bytes:
-        raise ValueError(f"record has {len(data)} bytes, expected {_HEAD.size + meta_bytes + body_bytes}")
-    unsigned = _HEAD.pack(version, flags, status, original_ms, meta_bytes, body_bytes, 0)
-    if zlib.crc32(unsigned + data[_HEAD.size :]) != checksum:
+    body_at = _HEAD.size + meta_bytes
+    if len(data) != body_at + body_bytes:
+        raise ValueError(f"record has {len(data)} bytes, expected {body_at + body_bytes}")
+    if _checksum(data[:_CHECKSUM_AT] + _NO_CHECKSUM, data[_HEAD.size :]) != checksum:
         raise ValueError("the checksum differs")
     # A later version may say more.
-    headers, entity, actor, *_ = json.loads(data[_HEAD.size : _HEAD.size + meta_bytes])
+    headers, entity, actor, *_ = _meta(data[_HEAD.size : body_at])
     if flags & _UNSTORED:
         return Unstored(original_ms=original_ms, actor=actor)
     if not 200 <= status <= 599:
         raise ValueError(f"status is {status}, expected 200 to 599")
-    body = data[_HEAD.size + meta_bytes :]
-    stored = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+    body = data[body_at:]
+    stored = tuple([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
     return Record(
-        status=status,
-        headers=(*stored, _JSON_HEADER) if flags & _JSON else stored,
-        body=_inflate(body) if flags & _COMPRESSED else body,
-        original_ms=original_ms,
-        entity=entity,
-        actor=actor,
+        status,
+        (*stored, _JSON_HEADER) if flags & _JSON else stored,
+        _inflate(body) if flags & _COMPRESSED else body,
+        original_ms,
+        entity,
+        actor,
     )
+
+
+def _meta(text: bytes) -> list[Any]:
+    try:
+        found: list[Any] = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = json.loads(text)  # which reads what `_pack` may write, see there
+    return found
 
 
 def _inflate(body: bytes) -> bytes:

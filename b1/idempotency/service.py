@@ -17,9 +17,9 @@ from b1.errors import IdempotencyInFlight, IdempotencyKeyReused, NotRunning, Req
 from b1.idempotency import purging
 from b1.idempotency.attempt import Attempt, Refuse, Replay
 from b1.idempotency.fingerprint import Keyed
-from b1.idempotency.ledger import Counts, Ledger
+from b1.idempotency.ledger import Counts, Ledger, Waits
 from b1.idempotency.options import IdempotencyOptions, ServiceOptions
-from b1.idempotency.purging import Purged
+from b1.idempotency.purging import Purge, Purged
 from b1.idempotency.record import Record
 from b1.idempotency.spool import Spools
 from b1.idempotency.transactional import LeaseSource
@@ -45,6 +45,8 @@ class IdempotencySnapshot:
         mismatches: the first kind of them.
         takeovers: keys taken from an owner that fell silent.
         lost_claims: claims in the store that ran out under their owner.
+        not_compared: replays to whoever had the key: by which definition its payload was digested, this version of b1
+            does not know.
         not_storable: answers that went out with ``Idempotency-Stored: false``.
         errors: failures of the store, and of the clean-up.
         purged: expired rows deleted from Postgres.
@@ -74,6 +76,7 @@ class IdempotencySnapshot:
     store_connected: bool
     store_keys: int
     store_held_bytes: int
+    not_compared: int = 0
 
 
 class Idempotency:
@@ -143,8 +146,11 @@ class Idempotency:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def begin(self, keyed: Keyed, route: IdempotencyOptions) -> Attempt | Record:
+    async def begin(self, keyed: Keyed, route: IdempotencyOptions, waits: Waits | None = None) -> Attempt | Record:
         """Return the right to run the request, or the answer to replay.
+
+        Args:
+            waits: is told when the request begins and ends to wait for another's outcome.
 
         Raises:
             IdempotencyError: the key's answer is a refusal.
@@ -153,13 +159,14 @@ class Idempotency:
         """
         if self._closed:
             raise NotRunning("the idempotency service is closed")
-        entered = await self.ledger.enter(keyed, route)
+        entered = await self.ledger.enter(keyed, route, waits)
         return entered if isinstance(entered, Record) else Attempt(self, keyed, route, entered)
 
     def verdict_of(self, known: Record | RequestError, route: IdempotencyOptions) -> Replay | Refuse:
         """Count and dress what Postgres said about a key."""
         if isinstance(known, Record):
             self.counts.replays += 1
+            self.counts.not_compared += not known.is_compared
             return Replay(known)
         if isinstance(known, IdempotencyKeyReused):
             return Refuse(self.ledger.refuse_reuse(route))
@@ -176,19 +183,24 @@ class Idempotency:
         self.counts.purged += gone
         return gone
 
-    async def purge_organization(self, organization: str | None) -> Purged:
+    async def purge_organization(
+        self, organization: str | None, *, after: str = "", limit_s: float | None = None
+    ) -> Purged:
         """Forget every finished key of an organisation: what was asked under one of them may then happen again.
 
         What is in flight meanwhile is not touched; call it when the organisation can ask for nothing any more.
 
+        Args:
+            after: the `next` of an earlier call that came to the end of its time.
+            limit_s: stop then, between two slices; None: go on to the end.
+
         Raises:
+            MalformedRequest: `after` is none.
             DatabaseBusy, DatabaseUnavailable, StoreUnavailable: in the middle; what is gone is gone, and a repeat goes on.
         """
-        batch, rows = self.options.purge_batch, 0
-        if self.database is not None:
-            timeout_s = self.options.acquire_timeout_s
-            rows = await purging.purge_rows(self.database, organization or "", batch, timeout_s=timeout_s)
-        return Purged(rows, await purging.purge_store(self.store, organization, batch))
+        options = self.options
+        sweep = Purge(self.store, self.database, organization, options.purge_batch, options.acquire_timeout_s)
+        return await sweep.run(self.clock, after=after, limit_s=limit_s)
 
     async def usage(self) -> Usage:
         """Ask the store how full it is: one round trip, for a look now and then (`warnings_of` judges it).
@@ -237,4 +249,5 @@ class Idempotency:
             store_connected=store.connected,
             store_keys=store.keys,
             store_held_bytes=store.held_bytes,
+            not_compared=counts.not_compared,
         )

@@ -97,15 +97,17 @@ class Spools:
 class Spool:
     """One body: `write` until it is complete, then `read` as often as needed, then `close`. One task at a time."""
 
+    # Defaults on the class: a body that stays in memory never has another value.
+    _fresh_bytes = 0
+    _file: IO[bytes] | None = None
+    _disk_bytes = 0
+    _reserved_bytes = 0
+    _working: asyncio.Future[object] | None = None
+    _is_closed = False
+
     def __init__(self, spools: Spools) -> None:
         self._spools = spools
         self._fresh: list[bytes] = []
-        self._fresh_bytes = 0
-        self._file: IO[bytes] | None = None
-        self._disk_bytes = 0
-        self._reserved_bytes = 0
-        self._working: asyncio.Future[object] | None = None
-        self._is_closed = False
 
     def __repr__(self) -> str:
         where = "memory" if self._reserved_bytes == 0 else "disk"
@@ -164,7 +166,8 @@ class Spool:
 
     def _give_back(self) -> None:
         file, self._file = self._file, None
-        self._spools.give_back(self._reserved_bytes, file)
+        if self._reserved_bytes:
+            self._spools.give_back(self._reserved_bytes, file)
 
     async def _flush(self) -> None:
         data = b"".join(self._fresh)

@@ -8,13 +8,13 @@ of the block and the answer the effect can be read through this transaction only
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from b1.db.committing import OnCommit, call_all
 from b1.errors import (
     B1Error,
     DatabaseBusy,
@@ -27,7 +27,7 @@ from b1.errors import (
 )
 from b1.idempotency import queries
 from b1.idempotency.errors import IdempotencyOutcomeNotStored
-from b1.idempotency.fingerprint import Keyed
+from b1.idempotency.fingerprint import Comparison, Keyed, compare
 from b1.idempotency.record import Outcome, Record, Unstored, decode
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ log = logging.getLogger("b1.idempotency")
 LOCK_NOT_AVAILABLE = "55P03"
 UNIQUE_VIOLATION = "23505"
 _LOST_AGAINST_ANOTHER = ("40001", "40P01")  # serialization failure, deadlock
-_CALLBACK_S = 5.0
 _LOOK_S = 1.0
 # A larger record goes as a parameter, in a message of its own: in hexadecimal it would be twice as long.
 _INLINE_BYTES = 16 * 1024
-OnCommit = Callable[[], Awaitable[None] | None]
 
 
 class Lease(Protocol):
@@ -218,13 +216,16 @@ class Deferred:
         row = await self._lease.fetchrow(queries.READ, self._keyed.digest)
         if row is None or row["ttl_s"] <= 0:
             return None
-        if bytes(row["fingerprint"]) != self._keyed.fingerprint:
+        compared = await compare(bytes(row["fingerprint"]), self._keyed)
+        if compared is Comparison.OTHER:
             return Elsewhere(IdempotencyKeyReused())
         outcome: Outcome = Unstored(original_ms=int(row["created_s"] * 1000))
         if row["record"] is not None:
             outcome = decode(row["record"])
         if isinstance(outcome, Unstored):
             return Elsewhere(IdempotencyOutcomeNotStored())
+        if compared is Comparison.UNKNOWN:
+            outcome = outcome._replace(is_compared=False)
         return Elsewhere(outcome, float(row["ttl_s"]))
 
     async def undo_effect(self) -> None:
@@ -304,18 +305,6 @@ class Deferred:
                 log.warning("idempotency rollback failed", extra={"key": self._keyed.digest.hex()[:12]}, exc_info=True)
         finally:
             await self._holding.aclose()
-
-
-async def call_all(callbacks: list[OnCommit]) -> None:
-    """Run what was registered for after the commit, one after the other; errors are logged."""
-    for callback in callbacks:
-        try:
-            waiting = callback()
-            if waiting is not None:
-                async with asyncio.timeout(_CALLBACK_S):
-                    await waiting
-        except Exception:  # the effect is committed; the answer must not depend on what follows it
-            log.exception("on_commit callback failed")
 
 
 def sqlstate(error: BaseException) -> str | None:

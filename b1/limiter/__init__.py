@@ -8,7 +8,15 @@ from b1.limiter.headers import DIALECTS, EXPOSED, OURS, Dialect, decision_header
 from b1.limiter.limiter import Limiter, LimiterSnapshot
 from b1.limiter.lists import CallerLists
 from b1.limiter.policy import ROLE_MULTIPLIERS, Policy, PolicyTable, Rate, Scope, parse_rate, scaled
-from b1.limiter.problem import ABNORMAL_USAGE, QUOTA_EXCEEDED, error_of, refusal_body, refusal_members
+from b1.limiter.problem import (
+    ABNORMAL_USAGE,
+    QUOTA_EXCEEDED,
+    error_of,
+    refusal_body,
+    refusal_detail,
+    refusal_members,
+    type_of,
+)
 
 __all__ = [
     "ABNORMAL_USAGE",
@@ -37,6 +45,8 @@ __all__ = [
     "error_of",
     "parse_rate",
     "refusal_body",
+    "refusal_detail",
     "refusal_members",
     "scaled",
+    "type_of",
 ]

@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from socket import AF_INET6, inet_pton
+from socket import AF_INET6, inet_ntop, inet_pton
 
 UNKNOWN = "unknown"
 IPV6_PREFIX_BITS = 64
 # Whoever has a whole /56 or /48 has 256 or 65 536 networks to call from: together they have so many times the quota.
 AGGREGATES = ((56, 4), (48, 16))
 _LONGEST = 64
+_ZERO = b"\0"
 _FIRST_COMPATIBLE = 1 << 24  # ::1.0.0.0; below lie ::, ::1 and nothing that was ever an IPv4 address
 _WITH_PORT = re.compile(r"([^:]*)(?::\d{1,5})?|\[([^\[\]]*)\](?::\d{1,5})?|([^\[\]]*:[^\[\]]*:[^\[\]]*)", re.ASCII)
 
@@ -71,12 +72,13 @@ def canonical(text: str) -> str:
     return str(address)
 
 
-@lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
     """Return what an address is counted under: an IPv6 address counts as its /64, which one customer owns whole."""
+    if ":" not in address:
+        return address
     try:
-        return address if ":" not in address else _prefix(address, IPV6_PREFIX_BITS)
-    except AddressValueError:
+        return _prefix(inet_pton(AF_INET6, address), IPV6_PREFIX_BITS)
+    except OSError:
         return UNKNOWN
 
 
@@ -90,17 +92,19 @@ def network_of(address: str) -> str | bytes:
         return UNKNOWN
 
 
-@lru_cache(maxsize=4096)
 def aggregates(address: str) -> tuple[tuple[str, int, int], ...]:
     """Return the networks around an IPv6 address that are counted too: key, prefix length, times the quota."""
-    if ":" not in address or address_key(address) == UNKNOWN:
+    if ":" not in address:
         return ()
-    return tuple((_prefix(address, bits), bits, times) for bits, times in AGGREGATES)
+    try:
+        packed = inet_pton(AF_INET6, address)
+    except OSError:
+        return ()
+    return tuple([(_prefix(packed, bits), bits, times) for bits, times in AGGREGATES])
 
 
-def _prefix(address: str, bits: int) -> str:
-    number = int(IPv6Address(address)) >> (128 - bits) << (128 - bits)
-    return f"{IPv6Address(number)}/{bits}"
+def _prefix(packed: bytes, bits: int) -> str:
+    return f"{inet_ntop(AF_INET6, packed[: bits // 8].ljust(16, _ZERO))}/{bits}"
 
 
 def _from_the_right(lines: list[bytes], nth: int) -> str:

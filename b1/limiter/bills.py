@@ -1,55 +1,43 @@
-"""What one caller is charged for one set of policies: worked out once and kept, because the same callers come back."""
+"""What one caller is charged for one set of policies: worked out once and kept, because the same callers come back.
+
+A bill is kept from the second time on. Whoever invents an address for each request comes once, and so pushes out nobody.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from b1.limiter.address import address_key, aggregates, network_of
 from b1.limiter.decision import Blame, Caller
-from b1.limiter.keys import charge_key, is_by_address, offender_key
+from b1.limiter.keys import digest_of, identity_of, offender_key
 from b1.limiter.policy import Policy, PolicyTable
-from b1.store.base import Charge, PenaltyRule
+from b1.limiter.tariff import EMPTY as NOTHING
+from b1.limiter.tariff import NETWORK, SCOPED, Item, Kind, Tariff, tariff_of
+from b1.store.asking import Charges, with_key
+from b1.store.base import PenaltyRule
 from b1.store.terms import PLAIN, Offender, Terms
 
 _KEPT = 1024
+_TARIFFS = 256
+_SEEN = 4096
+# A named tuple made by its own constructor costs twice as much.
+_new = tuple.__new__
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One charge of a bill, as it is told.
-
-    Attributes:
-        name: the policy's; of a network around an IPv6 address with its prefix length (``public-48``).
-        limit, window_s: as in `PolicyState`.
-        is_shown: shadow policies never are, aggregates only when they refuse.
-    """
-
-    policy: Policy
-    name: str
-    limit: int
-    window_s: int
-    is_shown: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(NamedTuple):
     """All charges of one request.
 
     Attributes:
-        told: name, limit and window_s of each line, for bills whose lines are all shown; else None.
         terms: with the offender, when a refusal is held against somebody.
-        has_lease: it needs a holder, and somebody who gives it back.
     """
 
-    charges: tuple[Charge, ...]
-    lines: tuple[Line, ...]
-    told: tuple[tuple[str, int, int], ...] | None
+    charges: Charges
     terms: Terms
-    has_lease: bool
+    tariff: Tariff
 
 
-EMPTY = Bill((), (), None, PLAIN, False)
+EMPTY = Bill(Charges(), PLAIN, NOTHING)
 
 
 class Bills:
@@ -63,12 +51,14 @@ class Bills:
         self.table = table
         self._rule = rule
         self._bills: dict[object, Bill] = {}
+        self._tariffs: dict[object, Tariff] = {}
+        self._seen: set[int] = set()  # numbers, so that the garbage collector has nothing to walk
 
     def __len__(self) -> int:
         return len(self._bills)
 
     def __repr__(self) -> str:
-        return f"Bills({len(self._bills)})"
+        return f"Bills({len(self._bills)}, tariffs={len(self._tariffs)})"
 
     def of(self, names: Sequence[str], caller: Caller, cost: int | tuple[int, ...], blame: Blame) -> Bill:
         """Return the bill; `cost` is one for all policies, or one for each.
@@ -85,68 +75,61 @@ class Bills:
         bill = self._bills.get(key)
         if bill is None:
             bill = self._make(names, caller, cost, blame)
-            if len(self._bills) >= _KEPT:
-                del self._bills[next(iter(self._bills))]  # the oldest; a caller who still calls is soon back
-            self._bills[key] = bill
+            self._keep_if_known(key, bill)
         return bill
+
+    def _keep_if_known(self, key: object, bill: Bill) -> None:
+        seen = hash(key)
+        if seen not in self._seen:
+            if len(self._seen) >= _SEEN:
+                self._seen.clear()
+            self._seen.add(seen)
+            return
+        if len(self._bills) >= _KEPT:
+            del self._bills[next(iter(self._bills))]  # the oldest; a caller who still calls is soon back
+        self._bills[key] = bill
 
     def _make(self, names: tuple[str, ...], caller: Caller, cost: int | tuple[int, ...], blame: Blame) -> Bill:
         address = address_key(caller.address)
-        found: dict[str, tuple[Charge, Line]] = {}
-        costs = (cost,) * len(names) if isinstance(cost, int) else cost
-        for policy, units in zip(map(self.table.require, names), costs, strict=True):
-            self._add(found, policy, units, address, caller)
-            is_address = is_by_address(policy, caller.actor) and policy.name not in dict(caller.keys)
-            if is_address and policy.kind != "lease":
-                self._add_aggregates(found, policy, units, caller)
-        charges = tuple(charge for charge, _ in found.values())
-        lines = tuple(line for _, line in found.values())
-        is_shown = all(line.is_shown for line in lines)
-        return Bill(
-            charges,
-            lines,
-            tuple((line.name, line.limit, line.window_s) for line in lines) if is_shown else None,
-            self._terms(caller, address, blame),
-            any(charge.kind == "lease" for charge in charges),
-        )
+        networks = {bits: network for network, bits, _ in aggregates(caller.address)} if ":" in address else {}
+        tariff = self._tariff(names, caller, cost, has_networks=bool(networks))
+        digests: dict[tuple[str, str | int], str] = {}
+        charges = []
+        for item in tariff.items:
+            who = item.who, item.which
+            digest = digests.get(who)
+            if digest is None:
+                digest = digests[who] = _digest(item, caller, address, networks)
+            charges.append(with_key(item.charge, item.prefix + digest))
+        return _new(Bill, (Charges(charges), self._terms(caller, address, blame), tariff))
 
-    def _add(
-        self, found: dict[str, tuple[Charge, Line]], policy: Policy, units: int, address: str, caller: Caller
-    ) -> None:
-        key = charge_key(
-            policy,
-            address=address,
-            actor=caller.actor,
-            organization=caller.organization,
-            custom=dict(caller.keys).get(policy.name) if caller.keys else None,
-        )
-        is_anonymous = caller.actor is None and policy.scope != "address"
-        quota = self.table.quota(policy, role=caller.role, tier=caller.tier, is_anonymous=is_anonymous)
-        charge = Charge(key, quota, policy.window_s * 1000, units, policy.shadow, policy.kind, policy.burst_of(quota))
-        # One counter is charged once, by the strictest policy that names it.
-        if key not in found or quota < found[key][0].quota:
-            found[key] = charge, Line(policy, policy.name, charge.depth, _window_s(charge), not policy.shadow)
-
-    def _add_aggregates(
-        self, found: dict[str, tuple[Charge, Line]], policy: Policy, units: int, caller: Caller
-    ) -> None:
-        is_anonymous = policy.scope != "address"
-        quota = self.table.quota(policy, role=caller.role, tier=caller.tier, is_anonymous=is_anonymous)
-        for network, bits, times in aggregates(caller.address):
-            key = charge_key(policy, address=network, actor=None, organization=None)
-            charge = Charge(
-                key, quota * times, policy.window_s * 1000, units, policy.shadow, policy.kind,
-                policy.burst_of(quota) * times,
-            )  # fmt: skip
-            if key not in found or quota * times < found[key][0].quota:
-                line = Line(policy, f"{policy.name}-{bits}", charge.depth, _window_s(charge), is_shown=False)
-                found[key] = charge, line
+    def _tariff(
+        self, names: tuple[str, ...], caller: Caller, cost: int | tuple[int, ...], *, has_networks: bool
+    ) -> Tariff:
+        key = (names, caller.role, caller.tier, caller.actor is None, has_networks, cost, caller.keys)
+        tariff = self._tariffs.get(key)
+        if tariff is None:
+            costs = (cost,) * len(names) if isinstance(cost, int) else cost
+            kind = Kind(caller.role, caller.tier, caller.actor is not None, has_networks, caller.keys)
+            tariff = tariff_of(self.table, names, costs, kind)
+            if len(self._tariffs) >= _TARIFFS:  # costs and keys may be any: the oldest goes
+                del self._tariffs[next(iter(self._tariffs))]
+            self._tariffs[key] = tariff
+        return tariff
 
     def _terms(self, caller: Caller, address: str, blame: Blame) -> Terms:
         if self._rule is None or blame == "nobody":
             return PLAIN
         actor = caller.actor if blame == "caller" else None
-        return Terms(Offender(offender_key(address=address, actor=actor), self._rule))
+        return _new(Terms, (Offender(offender_key(address=address, actor=actor), self._rule), "", False))
+
+
+def _digest(item: Item, caller: Caller, address: str, networks: Mapping[int, str]) -> str:
+    if item.who == SCOPED:
+        return digest_of(identity_of(item.line.policy.scope, address, caller.actor, caller.organization))
+    if item.who == NETWORK:
+        return digest_of(("address", networks[int(item.which)]))
+    return digest_of(("custom", str(item.which)))
 
 
 def costs_of(table: PolicyTable, names: Sequence[str], cost: int, request: object) -> int | tuple[int, ...]:
@@ -167,15 +150,6 @@ def _units(policy: Policy, request: object) -> int:
     if type(units) is not int or units < 0:
         raise ValueError(f"the cost of policy {policy.name} is {units!r}, expected a whole number, 0 or more")
     return units
-
-
-def _window_s(charge: Charge) -> int:
-    """Return the window that is told: of a bucket the time in which it fills, so that limit per window is its rate."""
-    if charge.kind == "lease":
-        return 0
-    if charge.kind == "bucket":
-        return max(1, -(-charge.every_us * charge.depth // 1_000_000))
-    return charge.window_ms // 1000
 
 
 def has_own_costs(table: Mapping[str, Policy]) -> bool:

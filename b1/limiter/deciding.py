@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from b1.limiter.bills import Bill
-from b1.limiter.decision import Caller, Decision, PolicyState
+from b1.limiter.decision import Caller, Decision, Passing, PolicyState, Told, passing_state
 from b1.store.base import Balance, Spent
 
 # A named tuple made by its own constructor costs twice as much, and several are made for every request.
@@ -13,13 +13,14 @@ _LATER_S = 31_536_000
 
 def decision_of(bill: Bill, spent: Spent, caller: Caller, mode: str) -> Decision:
     """Return the decision of one request."""
-    if spent.allowed and bill.told is not None and mode != "local":
-        return _allowed(bill.told, spent, caller, mode)
+    told = bill.tariff.told
+    if spent.allowed and told is not None and mode != "local":
+        return _allowed(told, spent, caller, mode)
     states = []
     violated: tuple[str, ...] = ()
     shadowed: tuple[str, ...] = ()
     nearest: PolicyState | None = None
-    for line, charge, balance in zip(bill.lines, bill.charges, spent.balances, strict=True):
+    for line, charge, balance in zip(bill.tariff.lines, bill.charges, spent.balances, strict=True):
         if line.policy.shadow:
             if not balance.allowed:
                 shadowed += (line.name,)
@@ -63,24 +64,18 @@ def waiting(decision: Decision, wait_s: int) -> Decision:
     if nearest is None:
         return decision._replace(retry_after_s=wait_s, now_s=now_s)
     nearest = nearest._replace(reset_s=wait_s)
-    return decision._replace(retry_after_s=wait_s, nearest=nearest, states=(nearest,), now_s=now_s)
+    return decision._replace(retry_after_s=wait_s, nearest=nearest, shown=(nearest,), now_s=now_s)
 
 
-def _allowed(told: tuple[tuple[str, int, int], ...], spent: Spent, caller: Caller, mode: str) -> Decision:
-    states = []
-    nearest: PolicyState | None = None
-    least = 0
-    for (name, limit, window_s), balance in zip(told, spent.balances, strict=False):
-        _, used, remaining, _, renew_ms, reset_ms = balance
-        wait_ms = reset_ms if remaining else renew_ms
-        state = _new(PolicyState, (name, limit, remaining, used, -(-wait_ms // 1000), window_s))
-        states.append(state)
-        if nearest is None or remaining < least:
-            nearest, least = state, remaining
-    return _new(
-        Decision,
-        (True, (), nearest, tuple(states), 0, caller.tier, mode, spent.now_ms // 1000, (), False, False),
-    )
+def _allowed(told: tuple[Told, ...], spent: Spent, caller: Caller, mode: str) -> Decision:
+    _, now_ms, balances, _ = spent
+    line, nearest = told[0], balances[0]
+    for place in range(1, len(balances)):
+        if balances[place][2] < nearest[2]:
+            line, nearest = told[place], balances[place]
+    shown = _new(Passing, (told, balances))
+    state = passing_state(line, nearest)
+    return _new(Decision, (True, (), state, shown, 0, caller.tier, mode, now_ms // 1000, (), False, False))
 
 
 def _shut_out(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+# Of a policy, what no request changes: name, limit, window_s.
+Told = tuple[str, int, int]
+# Where it stands: allowed, used, remaining, retry_after_ms, renew_ms, reset_ms; see `b1.store.base.Balance`.
+Stand = tuple[bool, int, int, int, int, int]
+# A named tuple made by its own constructor costs twice as much, and some are made for every request.
+_new = tuple.__new__
 
 
 class Caller(NamedTuple):
@@ -47,6 +55,25 @@ class PolicyState(NamedTuple):
     window_s: int
 
 
+class Passing(NamedTuple):
+    """The states of policies that all let a request pass. Hardly anybody looks at more than the nearest."""
+
+    told: tuple[Told, ...]
+    stands: Sequence[Stand]
+
+    def states(self) -> tuple[PolicyState, ...]:
+        """Return all of them."""
+        return tuple([passing_state(told, stand) for told, stand in zip(self.told, self.stands, strict=True)])
+
+
+def passing_state(told: Told, stand: Stand) -> PolicyState:
+    """Return the state of a policy that lets a request pass."""
+    name, limit, window_s = told
+    _, used, remaining, _, renew_ms, reset_ms = stand
+    wait_ms = reset_ms if remaining else renew_ms
+    return _new(PolicyState, (name, limit, remaining, used, -(-wait_ms // 1000), window_s))
+
+
 class Decision(NamedTuple):
     """The limiter's whole answer for one request.
 
@@ -54,7 +81,7 @@ class Decision(NamedTuple):
         allowed: whether the request may pass.
         violated: names of the policies that refuse.
         nearest: the policy nearest to exhaustion, or the one that refuses longest; None when no policy applied.
-        states: all policies that are shown, in the order they were asked for.
+        shown: all policies that are shown, in the order they were asked for; read `states`.
         retry_after_s: at least 1 when refused, else 0.
         tier: the caller's.
         mode: ``memory``, ``redis`` or ``local``: who counted.
@@ -67,7 +94,7 @@ class Decision(NamedTuple):
     allowed: bool
     violated: tuple[str, ...]
     nearest: PolicyState | None
-    states: tuple[PolicyState, ...]
+    shown: tuple[PolicyState, ...] | Passing
     retry_after_s: int
     tier: str
     mode: str
@@ -75,3 +102,8 @@ class Decision(NamedTuple):
     shadowed: tuple[str, ...] = ()
     is_penalty: bool = False
     is_denied: bool = False
+
+    @property
+    def states(self) -> tuple[PolicyState, ...]:
+        """Where each policy stands that is shown, in the order they were asked for."""
+        return self.shown.states() if isinstance(self.shown, Passing) else self.shown

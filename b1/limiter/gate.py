@@ -58,6 +58,8 @@ class Gate:
         self.begun = 0
         """Blocks that began in an answer to this process."""
         self._evidence = Evidence()
+        self.likenesses = self._evidence.until_ms
+        """Of those who were shut out lately; look whether it is empty."""
 
     def __repr__(self) -> str:
         return f"Gate({self.denied!r}, {self._evidence!r})"
@@ -77,7 +79,7 @@ class Gate:
     def terms(self, bill: Bill, caller: Caller, blame: Blame, fields: Fields, holder: str) -> Terms:
         """Return the terms under which this request is decided; mostly the bill's own."""
         offender = bill.terms.offender
-        if offender is not None and (self.denied.entries or self._evidence.until_ms):
+        if offender is not None and (self.denied.entries or self.likenesses):
             now_ms = self._now_ms()
             knocks = self.denied.knocks(_key(caller, blame), now_ms)
             strikes = 1 if caller.actor is not None else self._evidence.strikes(caller.address, fields, now_ms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from b1.limiter.decision import Decision, PolicyState
 
@@ -27,8 +27,27 @@ EXPOSED = (
 """What a script of another origin has to be allowed to read."""
 
 OURS = frozenset(name.lower().encode() for name in EXPOSED)
-_ITEM = {"draft-11": b'"%b";r=%d;t=%d', "pr166": b'"%b";a=%d;w=%d'}
+_ITEM = {"draft-11": b";r=%d;t=%d", "pr166": b";a=%d;w=%d"}
 _NO_TOKEN = re.compile(r"[^A-Za-z0-9._-]")
+_LOCAL = (b"x-ratelimit-mode", b"local")
+# Most numbers that are written are small, and looking one up costs a third of writing it.
+_NUMBERS = tuple(b"%d" % number for number in range(1025))
+_MOST = len(_NUMBERS)
+
+
+class _Fixed(NamedTuple):
+    """What is the same in every answer about one policy and quota.
+
+    Attributes:
+        item: the policy's name as an item of ``RateLimit``.
+        policy: the item of ``RateLimit-Policy``.
+    """
+
+    limit: tuple[bytes, bytes]
+    window: tuple[bytes, bytes]
+    item: bytes
+    policy: bytes
+    policy_field: tuple[bytes, bytes]
 
 
 def decision_headers(decision: Decision, dialect: Dialect = "draft-11") -> Headers:
@@ -36,48 +55,57 @@ def decision_headers(decision: Decision, dialect: Dialect = "draft-11") -> Heade
     nearest = decision.nearest
     headers: Headers = []
     if nearest is not None and dialect != "off":
-        limit, window, _, _ = _fixed(nearest.name, nearest.limit, nearest.window_s)
+        name, quota, remaining, used, reset_s, window_s = nearest
+        fixed = _fixed(name, quota, window_s)
         headers = [
-            (b"x-ratelimit-limit", limit),
-            (b"x-ratelimit-remaining", b"%d" % nearest.remaining),
-            (b"x-ratelimit-used", b"%d" % nearest.used),
-            (b"x-ratelimit-reset", _iso(decision.now_s + nearest.reset_s)),
-            (b"x-ratelimit-window", window),
-            (b"x-ratelimit-tier", _token(decision.tier)),
+            fixed.limit,
+            (b"x-ratelimit-remaining", _NUMBERS[remaining] if remaining < _MOST else b"%d" % remaining),
+            (b"x-ratelimit-used", _NUMBERS[used] if used < _MOST else b"%d" % used),
+            _reset(decision.now_s + reset_s),
+            fixed.window,
+            _tier(decision.tier),
         ]
         if decision.mode == "local":
-            headers.append((b"x-ratelimit-mode", b"local"))
+            headers.append(_LOCAL)
         item = _ITEM.get(dialect)
         if item is not None:
-            headers += _draft_headers((nearest,) if decision.allowed else decision.states, item)
+            if decision.allowed:
+                headers.append(fixed.policy_field)
+                headers.append((b"ratelimit", fixed.item + item % (remaining, reset_s)))
+            else:
+                headers += _draft_headers(decision.states, item)
     if decision.retry_after_s and not decision.is_denied:
         headers.append((b"retry-after", b"%d" % decision.retry_after_s))
     return headers
 
 
 def _draft_headers(states: tuple[PolicyState, ...], item: bytes) -> Headers:
-    policies = []
-    limits = []
-    for state in states:
-        _, _, policy, name = _fixed(state.name, state.limit, state.window_s)
-        policies.append(policy)
-        limits.append(item % (name, state.remaining, state.reset_s))
-    return [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(limits))]
+    fixed = [_fixed(state.name, state.limit, state.window_s) for state in states]
+    limits = [one.item + item % (state.remaining, state.reset_s) for one, state in zip(fixed, states, strict=True)]
+    policies = b", ".join([one.policy for one in fixed])
+    return [(b"ratelimit-policy", policies), (b"ratelimit", b", ".join(limits))]
 
 
 @lru_cache(maxsize=1024)
-def _fixed(name: str, limit: int, window_s: int) -> tuple[bytes, bytes, bytes, bytes]:
+def _fixed(name: str, limit: int, window_s: int) -> _Fixed:
     # Policy names are checked to need no escaping in a structured field.
-    what = b"w=%d" % window_s if window_s else b'qu="concurrent-requests"'
-    return b"%d" % limit, b"%d" % window_s, b'"%b";q=%d;%b' % (name.encode(), limit, what), name.encode()
+    item = b'"%b"' % name.encode()
+    policy = b"%b;q=%d;%b" % (item, limit, b"w=%d" % window_s if window_s else b'qu="concurrent-requests"')
+    return _Fixed(
+        (b"x-ratelimit-limit", b"%d" % limit),
+        (b"x-ratelimit-window", b"%d" % window_s),
+        item,
+        policy,
+        (b"ratelimit-policy", policy),
+    )
 
 
 @lru_cache(maxsize=4096)
-def _iso(second: int) -> bytes:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second)).encode()
+def _reset(second: int) -> tuple[bytes, bytes]:
+    return b"x-ratelimit-reset", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second)).encode()
 
 
 @lru_cache(maxsize=64)
-def _token(text: str) -> bytes:
+def _tier(text: str) -> tuple[bytes, bytes]:
     # A tier comes from a token's claims; it must not be able to end the field.
-    return _NO_TOKEN.sub("_", text)[:64].encode()
+    return b"x-ratelimit-tier", _NO_TOKEN.sub("_", text)[:64].encode()

@@ -1,6 +1,7 @@
 """The names under which callers are counted: nothing personal in them, and no two callers under one.
 
-Each part of what identifies a caller is preceded by its length, so that "a:b" + "c" and "a" + "b:c" differ.
+Each part of what identifies a caller is preceded by its length, so that "a:b" + "c" and "a" + "b:c" differ. What a name
+ends with says who is counted and not by which policy: policies of one scope share that work.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from hashlib import blake2b
 from b1.limiter.policy import Policy, Scope
 
 _PREFIXES = {"window": "limit", "bucket": "gcra", "lease": "lease"}
+Identity = tuple[str, ...]
 
 
 def charge_key(
@@ -23,9 +25,26 @@ def charge_key(
         organization: without one, an organisation's policy counts the actor.
         custom: a text that is counted instead of all of these.
     """
-    parts = _identity(policy.scope, address, actor, organization) if custom is None else ("custom", custom)
-    digest = _digest(parts)
-    return f"{_PREFIXES[policy.kind]}:{policy.counter or policy.name}:{digest}"
+    identity = identity_of(policy.scope, address, actor, organization) if custom is None else ("custom", custom)
+    return prefix_of(policy) + digest_of(identity)
+
+
+def prefix_of(policy: Policy) -> str:
+    """Return what the keys of a policy begin with."""
+    return f"{_PREFIXES[policy.kind]}:{policy.counter or policy.name}:"
+
+
+def identity_of(scope: Scope, address: str, actor: str | None, organization: str | None) -> Identity:
+    """Return what is counted together under a scope."""
+    if scope == "address" or actor is None:
+        return "address", address
+    if scope == "actor+address":
+        return "actor+address", actor, address
+    if scope in ("actor", "custom") or organization is None:
+        return "actor", actor
+    if scope == "organization":
+        return "organization", organization
+    return "actor+organization", actor, organization
 
 
 def is_by_address(policy: Policy, actor: str | None) -> bool:
@@ -36,25 +55,13 @@ def is_by_address(policy: Policy, actor: str | None) -> bool:
 def offender_key(*, address: str, actor: str | None) -> str:
     """Return the name under which offences are counted: of the actor, or of the address of one that nobody knows."""
     kind, text = ("address", address) if actor is None else ("actor", actor)
-    return f"penalty:{kind}:{_digest((text,))}"
+    return f"penalty:{kind}:{digest_of((text,))}"
 
 
-def _digest(parts: tuple[str, ...]) -> str:
-    digest = blake2b(digest_size=16)
+def digest_of(parts: Identity) -> str:
+    """Return 32 characters that stand for who is counted."""
+    data = b""
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _identity(scope: Scope, address: str, actor: str | None, organization: str | None) -> tuple[str, ...]:
-    if scope == "address" or actor is None:
-        return "address", address
-    if scope == "actor+address":
-        return "actor+address", actor, address
-    if scope in ("actor", "custom") or organization is None:
-        return "actor", actor
-    if scope == "organization":
-        return "organization", organization
-    return "actor+organization", actor, organization
+        encoded = part.encode("utf-8", "surrogatepass")
+        data += len(encoded).to_bytes(4, "big") + encoded
+    return blake2b(data, digest_size=16).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -18,12 +18,13 @@ from b1.limiter.deciding import decision_of, passed
 from b1.limiter.decision import Blame, Caller, Decision
 from b1.limiter.gate import NO_FIELDS, Fields, Gate, LimiterOptions
 from b1.limiter.policy import PolicyTable
-from b1.store.base import Penalty, Spent, Store
+from b1.store.base import CacheAnswer, CacheRead, Charge, Penalty, Spent, Store
 from b1.store.memory import MemoryStore
 from b1.store.terms import Terms
 from b1.units import MIB
 
 _LOCAL_BYTES = 2 * MIB
+SpendSoon = Callable[[Sequence[Charge], Terms, Callable[[Spent | None], None]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,12 @@ class Limiter:
         self._rule = options.penalties
         memory = store if isinstance(store, MemoryStore) else None
         self._spend_now = memory.spend_now if memory is not None else None
+        self._spend_soon: SpendSoon | None = getattr(store, "spend_soon", None)
         monotonic = (clock or SystemClock()).monotonic
         now_ms = memory.now_ms if memory is not None else lambda: int(monotonic() * 1000)
         self._gate = Gate(store, options, now_ms)
+        # Mostly both are empty; looking here instead of asking the gate is a tenth of a decision in memory.
+        self._denied, self._likenesses = self._gate.denied.entries, self._gate.likenesses
         self._local = local or MemoryStore(_LOCAL_BYTES, SystemClock())
         self._process = secrets.token_hex(8)
         self._holders = count()
@@ -110,12 +114,7 @@ class Limiter:
 
         For requests that no policy counts; `check` asks the same first.
         """
-        if not self._enabled:
-            return None
-        refusal = self._gate.refusal(caller, "caller")
-        if refusal is not None:
-            self._refusals += 1
-        return refusal
+        return self._refused(caller, "caller")
 
     async def check(
         self,
@@ -135,22 +134,42 @@ class Limiter:
             blame: against whom a refusal counts.
             request: what policies with a function for their cost are given.
             fields: headers by lower-case name, as further evidence against an address.
-            holder: from `new_holder`, where a policy limits concurrency; give it to `settle` at the end.
+            holder: from `new_holder`, where a policy limits concurrency; give it to `release` at the end.
 
         Raises:
             ConfigurationError: a name is not in the table.
             ValueError: a cost is negative.
             StoreUnavailable: the store cannot count and has no local state behind it.
         """
-        if self._enabled and (refusal := self._gate.refusal(caller, blame)) is not None:
-            self._refusals += 1
-            return refusal
-        bill = self._bill(names, caller, cost, blame, request)
-        if not bill.charges:
-            return passed(caller, self._store.mode)
-        terms = self._gate.terms(bill, caller, blame, fields, holder)
+        begun = self._begin(names, caller, cost, blame, request, fields, holder)
+        if isinstance(begun, Decision):
+            return begun
+        bill, terms = begun
         spent = await self._store.spend(bill.charges, commit=commit, terms=terms)
         return self._decide(bill, spent, caller, self._store.mode, blame, fields)
+
+    async def enter(
+        self,
+        names: Sequence[str],
+        caller: Caller,
+        read: CacheRead,
+        *,
+        blame: Blame = "caller",
+        request: object = None,
+        fields: Fields = NO_FIELDS,
+        holder: str = "",
+    ) -> tuple[Decision, CacheAnswer | None]:
+        """Do what `check` does, and read one cache entry in the same round trip; it is None when a policy refuses.
+
+        Raises:
+            ConfigurationError, ValueError, StoreUnavailable: as `check`.
+        """
+        begun = self._begin(names, caller, 1, blame, request, fields, holder)
+        if isinstance(begun, Decision):
+            return begun, (await self._store.enter((), read=read)).cache if begun.allowed else None
+        bill, terms = begun
+        spent, cached = await self._store.enter(bill.charges, read=read, terms=terms)
+        return self._decide(bill, spent, caller, self._store.mode, blame, fields), cached
 
     def check_now(
         self,
@@ -170,16 +189,39 @@ class Limiter:
         Raises:
             ConfigurationError, ValueError: as `check`.
         """
-        if self._enabled and (refusal := self._gate.refusal(caller, blame)) is not None:
-            self._refusals += 1
-            return refusal
         if self._spend_now is None:
-            return None
-        bill = self._bill(names, caller, cost, blame, request)
-        if not bill.charges:
-            return passed(caller, "memory")
-        terms = self._gate.terms(bill, caller, blame, fields, holder)
+            return self._refused(caller, blame) if self._denied or self._gate.has_lists else None
+        begun = self._begin(names, caller, cost, blame, request, fields, holder)
+        if isinstance(begun, Decision):
+            return begun
+        bill, terms = begun
         return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", blame, fields)
+
+    def check_soon(
+        self, names: Sequence[str], caller: Caller, fields: Fields, tell: Callable[[Decision | None], None]
+    ) -> Decision | bool:
+        """Do what `check` does without a coroutine: for requests that cost less than one.
+
+        Returns:
+            The decision where it is known at once. True: `tell` will hear of it, in the call that reads the store's
+            answer, or hear None when the store did not answer. False: only `check` can decide, and nothing was asked.
+
+        Raises:
+            ConfigurationError, ValueError: as `check`.
+        """
+        begun = self._begin(names, caller, 1, "caller", None, fields, "")
+        if isinstance(begun, Decision):
+            return begun
+        bill, terms = begun
+        if self._spend_now is not None:
+            return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", "caller", fields)
+        if self._spend_soon is None:
+            return False
+
+        def told(spent: Spent | None) -> None:
+            tell(None if spent is None else self._decide(bill, spent, caller, self._store.mode, "caller", fields))
+
+        return self._spend_soon(bill.charges, terms, told)
 
     def check_local(self, names: Sequence[str], caller: Caller, *, cost: int = 1) -> Decision:
         """Do what `check` does, in this process alone and without an await: for probes, which never wait."""
@@ -278,6 +320,32 @@ class Limiter:
             refused_by=dict(self._refused_by),
             shadowed_by=dict(self._shadowed_by),
         )
+
+    def _begin(
+        self,
+        names: Sequence[str],
+        caller: Caller,
+        cost: int,
+        blame: Blame,
+        request: object,
+        fields: Fields,
+        holder: str,
+    ) -> Decision | tuple[Bill, Terms]:
+        """Return what the store has to be asked, or the decision where it need not be."""
+        if (self._denied or self._gate.has_lists) and (refusal := self._refused(caller, blame)) is not None:
+            return refusal
+        bill = self._bill(names, caller, cost, blame, request)
+        if not bill.charges:
+            return passed(caller, self._store.mode)
+        if holder or self._denied or self._likenesses:
+            return bill, self._gate.terms(bill, caller, blame, fields, holder)
+        return bill, bill.terms
+
+    def _refused(self, caller: Caller, blame: Blame) -> Decision | None:
+        refusal = self._gate.refusal(caller, blame) if self._enabled else None
+        if refusal is not None:
+            self._refusals += 1
+        return refusal
 
     def _bill(self, names: Sequence[str], caller: Caller, cost: int, blame: Blame, request: object) -> Bill:
         if not self._enabled or (self._gate.has_lists and self._gate.is_free(caller)):

@@ -20,13 +20,20 @@ def error_of(decision: Decision) -> type[RequestError]:
     return PenaltyActive if decision.is_penalty else RateLimited
 
 
+def type_of(decision: Decision) -> str:
+    """Return the problem type of a refusal."""
+    if decision.is_denied:
+        return "about:blank"
+    return ABNORMAL_USAGE if decision.is_penalty else QUOTA_EXCEEDED
+
+
 def refusal_members(decision: Decision, *, upgrade_url: str) -> dict[str, Any]:
     """Return what a refusal adds to (and replaces in) the common members: nothing of it says who the caller is."""
     if decision.is_denied:
-        return {"type": "about:blank", "detail": CallerDenied.title}
+        return {"type": type_of(decision), "detail": refusal_detail(decision)}
     return {
-        "type": ABNORMAL_USAGE if decision.is_penalty else QUOTA_EXCEEDED,
-        "detail": _detail(decision),
+        "type": type_of(decision),
+        "detail": refusal_detail(decision),
         "retryAfter": decision.retry_after_s,
         "currentTier": decision.tier,
         "upgradeUrl": upgrade_url,
@@ -48,8 +55,11 @@ def refusal_body(decision: Decision, *, request_id: str, instance: str, upgrade_
     }
 
 
-def _detail(decision: Decision) -> str:
+def refusal_detail(decision: Decision) -> str:
+    """Return one sentence about a refusal."""
     nearest = decision.nearest
+    if decision.is_denied:
+        return CallerDenied.title
     if decision.is_penalty:
         return f"Refused after repeated offences; whoever waits {decision.retry_after_s} s is let in."
     if nearest is None:

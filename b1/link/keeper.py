@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from b1.clock import Clock
@@ -20,9 +20,11 @@ from b1.link.options import LinkOptions
 from b1.link.owner import WireEvents
 from b1.link.replies import ReplyError
 from b1.link.reserve import KILLED_HOLDER_S, Reserve, part
+from b1.link.server import Server
 from b1.link.wire import Wire
 from b1.slots import Slot, Slots
 
+Companion = Callable[[Wire, Server | None], Coroutine[Any, Any, None]]
 _log = logging.getLogger("b1.link")
 _SLOT_RETRY_S = 0.2
 _PATIENCE_S = 1.5
@@ -42,6 +44,7 @@ class Keeper(WireEvents):
     Attributes:
         wire: the main connection; None while there is none.
         on_push: gets what the server says without being asked.
+        companions: begun with each new connection, and ended with it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Keeper(WireEvents):
     ) -> None:
         self.wire: Wire | None = None
         self.on_push: Callable[[list[Any]], None] | None = None
+        self.companions: list[Companion] = []
         self.first_attempt = asyncio.Event()
         self.last_error: str | None = None
         self.slot: Slot | None = None
@@ -223,6 +227,8 @@ class Keeper(WireEvents):
             work = keep_fresh(self._credentials, self._send_credentials)
             beside.append(asyncio.create_task(work, name="b1-link-auth"))
         try:
+            begun = [begin(wire, self._dialler.server) for begin in self.companions]
+            beside += [asyncio.create_task(one, name="b1-link-companion") for one in begun]
             await asyncio.wait([wire.ended])
             return wire.ended.result()
         finally:

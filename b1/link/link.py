@@ -24,6 +24,7 @@ from b1.link.options import LinkOptions, LinkSnapshot, slots_directory
 from b1.link.pending import Receiver
 from b1.link.replies import Argument, ReplyError
 from b1.link.reserve import Reason
+from b1.link.urgent import URGENT, Urgent, urgent_of
 from b1.link.wire import Wire
 from b1.slots import Slots
 
@@ -73,7 +74,7 @@ class Link:
     def is_up(self) -> bool:
         """True while a call would be sent."""
         wire = self._keeper.wire
-        return wire is not None and wire.is_usable
+        return (wire is not None and wire.is_usable) or urgent_of(self) is not None
 
     def register(self, name: str, source: str) -> None:
         """Make a Lua script known; it is loaded with each new connection."""
@@ -145,9 +146,12 @@ class Link:
             if wire is None:
                 raise StoreUnavailable(f"Redis at {self._dialler.address} is {self._keeper.state}")
             return await wire.submit(command)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             self._failures += 1
-            raise
+            urgent = urgent_of(self)
+            if urgent is None or isinstance(error, ReplyError):
+                raise
+        return await (await urgent.line()).call(*command)
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a registered script and return its reply; a server that lost it gets it again.
@@ -197,6 +201,24 @@ class Link:
         async with self._keeper.reserve.use(reason, instead=self._main_if_up) as wire:
             yield Line(wire, self._dialler.scripts)
 
+    @asynccontextmanager
+    async def urgent(self, reason: Reason) -> AsyncIterator[None]:
+        """Have the calls of this task go through the reserve where the main connection does not carry them.
+
+        For the state that would be lost otherwise: under critical memory, and at the stop. Does nothing, and opens
+        nothing, while the main connection answers. Calls without a task of their own (`post`) are not meant.
+
+        Args:
+            reason: under which the use is counted.
+        """
+        urgent = Urgent(self, lambda: self.reserve(reason))
+        token = URGENT.set(urgent)
+        try:
+            yield
+        finally:
+            URGENT.reset(token)
+            await urgent.aclose()
+
     def snapshot(self) -> LinkSnapshot:
         """Return numbers for health, metrics and tests; no I/O."""
         keeper, wire = self._keeper, self._keeper.wire
@@ -204,7 +226,7 @@ class Link:
         latency_s = wire.latency_s if wire is not None else None
         return LinkSnapshot(
             state=keeper.state,
-            is_up=self.is_up,
+            is_up=wire is not None and wire.is_usable,
             address=self._dialler.address,
             slot=None if keeper.slot is None else keeper.slot.index,
             slots=self._slots.count,
@@ -233,7 +255,8 @@ class Link:
             handler(message)
 
     def _main_if_up(self) -> Wire | None:
-        return self._keeper.wire if self.is_up else None
+        wire = self._keeper.wire
+        return wire if wire is not None and wire.is_usable else None
 
     def _pending(self) -> tuple[int, int]:
         wire = self._keeper.wire

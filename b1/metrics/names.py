@@ -96,6 +96,7 @@ ADMISSION_RUNG = Metric("b1_admission_rung", "gauge", "How far admission is rest
 ADMISSION_RUNNING = Metric("b1_admission_running", "gauge", "Requests in work.", ("lane",))
 ADMISSION_QUEUED = Metric("b1_admission_queued", "gauge", "Requests that wait for their turn.", ("lane",))
 ADMISSION_LIMIT = Metric("b1_admission_limit", "gauge", "Requests that may be in work at once.", ("lane",))
+ADMISSION_SOCKETS = Metric("b1_admission_sockets", "gauge", "WebSockets that are open.")
 ADMISSION_ADMITTED = Metric("b1_admission_admitted_total", "counter", "Requests admitted.", ("class",))
 ADMISSION_REFUSED = Metric("b1_admission_refused_total", "counter", "Requests refused with 503.", ("class", "reason"))
 LOOP_UTILISATION = Metric(

@@ -29,6 +29,7 @@ class B1Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn publishes no types
     endings: EndingCounts
     _last_ended: Any = None
     _superseded: Any = None
+    _retiring: Any = None  # was told to end, because its successor asked for it
     _due: str | None = None  # a replacement that waits for the present one to end
     replace_after: tuple[int, int] = (0, 0)
     """Requests after which a worker asks for its successor, and the most that chance adds; zero: never."""
@@ -60,6 +61,7 @@ class B1Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn publishes no types
             return
         if youngest is self._superseded:
             return  # it asked a moment before it was killed
+        self._retiring = min(self.WORKERS.values(), key=lambda worker: worker.age)
         self.num_workers = _ONE
         self.manage_workers()
 
@@ -98,14 +100,23 @@ class B1Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn publishes no types
                 for worker in failed:
                     self._note_failure(worker, halt)
                 continue
-            ended = [worker for pid, worker in before.items() if pid not in self.WORKERS]
-            if ended:
-                self.num_workers = _ONE
-                self._last_ended = ended[-1]
-            for survivor in self.WORKERS.values():
-                if any(worker.age > survivor.age for worker in ended):
-                    survivor.will.has_heir = False  # it was killed, or crashed, on its way
+            self._note_ended([worker for pid, worker in before.items() if pid not in self.WORKERS])
             return
+
+    def _note_ended(self, ended: list[Any]) -> None:
+        """Keep who has left something to the next worker, and tell survivors whether there will be one."""
+        if ended:
+            self.num_workers = _ONE
+        for worker in ended:
+            if worker.predecessor is None or worker.phase_cell.phase != "booting":
+                self._last_ended = worker  # otherwise what its predecessor left waits for somebody else
+        for survivor in self.WORKERS.values():
+            if not any(worker.age > survivor.age for worker in ended):
+                continue  # nobody on the way to it was killed, or crashed
+            if survivor is self._retiring:
+                self.num_workers = _TWO  # it has begun to end: somebody has to come
+            else:
+                survivor.will.has_heir = False
 
     def stop(self, graceful: bool = True) -> None:
         """As gunicorn does it; nobody leaves anything to a successor any more."""

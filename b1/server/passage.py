@@ -1,7 +1,8 @@
 """What passes from a worker to its successor: open connections and state, through a pair of sockets that the master keeps.
 
 What is sent into the pair stays in the kernel while there is no worker at all, so a client's idle connection outlives a
-replacement in which the old process is gone before the new one has begun. Beside it each worker has a page of shared
+replacement in which the old process is gone before the new one has begun. What a successor has taken it keeps in a second
+pair until it serves: should it die before, the next one finds it there. Beside them each worker has a page of shared
 memory, in which its master and its successor tell it what is going to happen.
 """
 
@@ -46,21 +47,19 @@ class Parcel:
 
 
 class Passage:
-    """The pair of sockets, one per master; every worker inherits both ends and nothing ever blocks on them."""
+    """The pairs of sockets, one passage per master; every worker inherits all ends and nothing ever blocks on them."""
 
     def __init__(self) -> None:
-        self._entrance, self._exit = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._entrance, self._exit):
-            end.setblocking(False)
-        self._entrance.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        self._entrance, self._exit = _pair()
+        self._safe_entrance, self._safe_exit = _pair()
 
     def __repr__(self) -> str:
         return f"Passage(fd={self._exit.fileno()})"
 
     def close(self) -> None:
-        """Close both ends; what waits in between is closed with them."""
-        self._entrance.close()
-        self._exit.close()
+        """Close all ends; what waits in between is closed with them."""
+        for end in (self._entrance, self._exit, self._safe_entrance, self._safe_exit):
+            end.close()
 
     def fileno(self) -> int:
         """The end that becomes readable when a parcel has come."""
@@ -97,28 +96,55 @@ class Passage:
 
     def receive(self) -> Parcel | None:
         """Take the next parcel; None when there is none."""
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._exit, _HEAD.size, SOCKETS_PER_MESSAGE)
-        except (BlockingIOError, ConnectionError):
-            return None
-        if len(data) != _HEAD.size:
-            Parcel(0, 0, tuple(descriptors)).discard()
-            return None
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        kind, sender = _HEAD.unpack(data)
-        return Parcel(kind, sender, tuple(descriptors))
+        return _receive(self._exit)
+
+    def keep(self, parcel: Parcel) -> bool:
+        """Have copies of what came kept for the next worker, should this one die; say whether that worked."""
+        return _send(self._safe_entrance, parcel.kind, parcel.sender, parcel.descriptors)
+
+    def take_kept(self) -> list[Parcel]:
+        """Take everything that was kept: whoever serves from now on discards it, whoever comes instead uses it."""
+        kept = []
+        while (parcel := _receive(self._safe_exit)) is not None:
+            kept.append(parcel)
+        return kept
 
     def _send(self, kind: int, descriptors: Sequence[int]) -> bool:
-        message = _HEAD.pack(kind, os.getpid())
-        try:
-            if descriptors:
-                socket.send_fds(self._entrance, [message], list(descriptors))
-            else:
-                self._entrance.send(message)
-        except OSError:  # full, or too many descriptors on their way: the caller keeps what it has
-            return False
-        return True
+        return _send(self._entrance, kind, os.getpid(), descriptors)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    entrance, exit_ = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (entrance, exit_):
+        end.setblocking(False)
+    entrance.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    return entrance, exit_
+
+
+def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence[int]) -> bool:
+    message = _HEAD.pack(kind, sender)
+    try:
+        if descriptors:
+            socket.send_fds(entrance, [message], list(descriptors))
+        else:
+            entrance.send(message)
+    except OSError:  # full, or too many descriptors on their way: the caller keeps what it has
+        return False
+    return True
+
+
+def _receive(exit_: socket.socket) -> Parcel | None:
+    try:
+        data, descriptors, _, _ = socket.recv_fds(exit_, _HEAD.size, SOCKETS_PER_MESSAGE)
+    except (BlockingIOError, ConnectionError):
+        return None
+    if len(data) != _HEAD.size:
+        Parcel(0, 0, tuple(descriptors)).discard()
+        return None
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    kind, sender = _HEAD.unpack(data)
+    return Parcel(kind, sender, tuple(descriptors))
 
 
 def read_state(descriptor: int) -> bytes:

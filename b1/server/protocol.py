@@ -1,33 +1,32 @@
 """HTTP/1.1 on one connection: uvicorn's protocol with bounds on what arrives before there is a request.
 
 uvicorn's own has none: a header of 200 MB is collected, headers may come as slowly as they like, trailers become
-headers, and 9000 small requests in one segment become 9000 objects. What llhttp refuses by itself (both framings at
-once, doubled lengths, folded lines, bare line feeds) is listed in the tests.
+headers, bodies may drip and answers wait for ever, and 9000 small requests in one segment become 9000 objects.
 
-A "head" is the request line and the header fields. Its exact size does not matter while it is small, so nothing is
-measured unless it arrives in more pieces than one or in a very large one: a common request costs a few comparisons.
+The exact size of a head does not matter while it is small, so nothing is measured unless it arrives in more pieces than one
+or in a very large one: a common request costs a few comparisons.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from b1.admission import ARRIVALS_STATE, ARRIVED_KEY, LINE_KEY, Arrivals, Line
-from b1.errors import HeadersTooLarge, MalformedRequest, RequestError
+from b1.admission import ARRIVALS_STATE, Arrivals, Line
+from b1.errors import BodyTooSlow, MalformedRequest, RequestError
 from b1.server.arrivals import AgeOf, age_reader
+from b1.server.exchanges import Exchanges
+from b1.server.heads import HeadLimits, check_head, head_bytes
+from b1.server.pace import PaceLimits
 from b1.server.refusals import Refusals, answer_bytes
-from b1.units import format_bytes
+from b1.server.slow_client import SlowClient
 
 # Requests of one connection that wait behind its first. One segment may hold 9000; each costs about 3 KiB.
 PIPELINE_LIMIT = 64
@@ -36,35 +35,21 @@ PIPELINE_LIMIT = 64
 DROP_LIMIT_BYTES = 2 * 1024 * 1024
 DROP_LIMIT_S = 2.0
 
-# How often the kernel is asked for ages while they are small, and what is small: its own resolution is 1 to 10 ms.
+# How often the kernel is asked for ages while they are small, and what is small.
 ASK_EVERY_S = 0.001
 YOUNG_S = 0.010
 
-# Bytes of a path that are no text, written as %00 to %1F or %7F. Unescaped they do not pass the parser.
-_CONTROL = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[Ff])")
+
+_USUAL_PACE = PaceLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
-    """How large and how slow a head may be.
-
-    Attributes:
-        limit_bytes: of the request line and all fields; also of what may arrive without a head or a body in it
-            (trailers, chunk extensions, empty lines).
-        timeout_s: from the first byte, or the opening of the connection, to the end of the head.
-    """
-
-    limit_bytes: int
-    limit_fields: int
-    timeout_s: float
-
-
-class B1Protocol(HttpToolsProtocol):
+class B1Protocol(Exchanges):
     """One connection.
 
     Args:
         limits: shared by all connections.
         refusals: counts what is refused.
+        pace: how slowly a body may come and an answer be read.
         arrivals: told what comes, and asked how long an idle connection stays open; by default one for all connections
             that share `app_state`.
     """
@@ -78,6 +63,7 @@ class B1Protocol(HttpToolsProtocol):
         *,
         limits: HeadLimits,
         refusals: Refusals,
+        pace: PaceLimits | None = None,
         arrivals: Arrivals | None = None,
     ) -> None:
         if arrivals is None:
@@ -87,6 +73,10 @@ class B1Protocol(HttpToolsProtocol):
         self.access_log = False  # uvicorn looks at handlers, and builds a line for each request that nobody wants
         self._limits = limits
         self._refusals = refusals
+        self._pace = pace or _USUAL_PACE
+        self._slow: SlowClient | None = None
+        self._awaited: Any = None  # the cycle whose body is being waited for
+        self.body_bytes = 0  # of all requests of this connection
         self._timer: TimerHandle | None = None
         self._is_head_open = False
         self._has_advanced = False  # the present piece ended a head or held some body
@@ -122,6 +112,9 @@ class B1Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._slow is not None:
+            self._slow.stop()
+            self._slow = None  # it refers to us
         super().connection_lost(exc)
         self._line.lost()
 
@@ -142,6 +135,13 @@ class B1Protocol(HttpToolsProtocol):
         else:
             if not self._has_advanced or self._is_head_open or self.cycle.response_complete:
                 self._bound_pending()  # otherwise a request is in work, as nearly always
+            elif self.cycle.more_body and self.cycle is not self._awaited:
+                self._awaited = self.cycle
+                self._watch().body_begins(self.cycle)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch().sending_waits()
 
     # To a successor
 
@@ -151,6 +151,8 @@ class B1Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch().sending_waits()
         if self._give is not None:
             self._give(self)
 
@@ -193,19 +195,16 @@ class B1Protocol(HttpToolsProtocol):
         self._has_advanced = True
         if self._timer is not None:
             self._stop_timer()
-        if len(self.headers) > self._limits.limit_fields:
-            raise self._too_large()
-        if self._pending_bytes + self._piece_bytes > self._limits.limit_bytes < self._head_bytes():
-            raise self._too_large()
-        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
-            raise MalformedRequest("a request has exactly one Host header")
-        if b"%" in self.url and _CONTROL.search(self.url.partition(b"?")[0]):
-            raise MalformedRequest("the path contains control characters")
+        limits = self._limits
+        if len(self.headers) > limits.limit_fields:
+            raise limits.too_large()
+        if self._pending_bytes + self._piece_bytes > limits.limit_bytes < head_bytes(self.url, self.headers):
+            raise limits.too_large()
+        if self._hosts != 1 or b"%" in self.url:
+            check_head(self.url, self._hosts, self.parser.get_http_version())
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise MalformedRequest("too many requests wait on this connection")
-        self.scope[LINE_KEY] = self._line  # type: ignore[literal-required]
-        self.scope[ARRIVED_KEY] = self._arrived_s()  # type: ignore[literal-required]
-        super().on_headers_complete()
+        self.begin_request(self._arrived_s())
         self._is_head_open = False
         self._pending_bytes = 0
 
@@ -225,6 +224,7 @@ class B1Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._has_advanced = True
+        self.body_bytes += len(body)
         super().on_body(body)
 
     # Bounds
@@ -237,18 +237,10 @@ class B1Protocol(HttpToolsProtocol):
             self._pending_bytes += self._piece_bytes
             has_many_fields = self._is_head_open and len(self.headers) > self._limits.limit_fields
             if has_many_fields or self._pending_bytes > self._limits.limit_bytes:
-                self._refuse(self._too_large())
+                self._refuse(self._limits.too_large())
                 return
         if self._timer is None and (self._is_head_open or not self._has_open_cycle()):
             self._wait_for_head()
-
-    def _head_bytes(self) -> int:
-        """Measure a whole head, without white space that the parser dropped."""
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _too_large(self) -> HeadersTooLarge:
-        size, fields = format_bytes(self._limits.limit_bytes), self._limits.limit_fields
-        return HeadersTooLarge(f"at most {size} and {fields} fields are accepted")
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(self._limits.timeout_s, self._head_is_late)
@@ -260,11 +252,32 @@ class B1Protocol(HttpToolsProtocol):
             return
         if self._is_head_open:
             self._note("HEADERS_TOO_SLOW", f"{self._pending_bytes} bytes in {self._limits.timeout_s:g} s")
+        elif self.cycle is not None and self.cycle.more_body:
+            self._note("BODY_TOO_SLOW", "the rest of a body that was answered before it had come")
         self._is_deaf = True
         if self._has_open_cycle():
             self.cycle.keep_alive = False
         elif not self.transport.is_closing():
             self.transport.close()
+
+    def _watch(self) -> SlowClient:
+        if self._slow is None:
+            self._slow = SlowClient(self, self._pace)
+        return self._slow
+
+    def body_is_too_slow(self) -> None:
+        """Give up a request whose body does not come."""
+        pace = self._pace
+        detail = (
+            f"at least {pace.least_bytes_per_s:g} bytes a second are expected, within {pace.grace_s:g} s of silence"
+        )
+        self._refuse(BodyTooSlow(detail), reason="BODY_TOO_SLOW")
+
+    def answer_is_not_read(self) -> None:
+        """Give up a connection whose client does not read: what waits for it is memory of ours."""
+        self._note("ANSWER_NOT_READ", f"{self.transport.get_write_buffer_size()} bytes wait")
+        self._is_deaf = True
+        self.transport.abort()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -273,11 +286,15 @@ class B1Protocol(HttpToolsProtocol):
 
     # Refusing
 
-    def _refuse(self, error: RequestError) -> None:
-        """Answer `error` if the connection's order of answers allows it, and end the connection."""
+    def _refuse(self, error: RequestError, *, reason: str | None = None) -> None:
+        """Answer `error` if the connection's order of answers allows it, and end the connection.
+
+        Args:
+            reason: under which it is counted; its code where none is given.
+        """
         self._is_deaf = True
         self._stop_timer()
-        self._note(error.code, str(error))
+        self._note(reason or error.code, str(error))
         if self._is_head_open or self.cycle is None:
             if self._has_open_cycle():
                 self.cycle.keep_alive = False  # an earlier request is being answered: that ends well, and then we close
@@ -305,6 +322,8 @@ class B1Protocol(HttpToolsProtocol):
         """Hand a WebSocket over; answer any other offer (``h2c``) as what it is, a request, and then close."""
         self._stop_timer()
         if self._should_upgrade():
+            if self._slow is not None:
+                self._slow.stop()
             self.handle_websocket_upgrade()
             return
         self._is_deaf = True  # what follows the request may not be HTTP/1.1 in the client's eyes

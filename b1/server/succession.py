@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from b1.plan import WATERMARKS
-from b1.server.passage import END, REST, SOCKETS, STATE, Passage, Predecessor, Will, read_state
+from b1.server.passage import END, REST, SOCKETS, STATE, Parcel, Passage, Predecessor, Will, read_state
 from b1.units import MIB
 
 log = logging.getLogger("b1.server")
@@ -134,11 +134,18 @@ class Succession:
         if not self._predecessor.is_gone:
             self._ask_for_end()
         try:
-            async with asyncio.timeout(STATE_MAY_TAKE_S):
+            async with asyncio.timeout(self._state_may_take_s()):
                 return await asyncio.shield(self._state)
         except TimeoutError:
             log.warning("the predecessor left no state in time", extra={"predecessor": self._predecessor.pid})
             return None
+
+    def _state_may_take_s(self) -> float:
+        """Of a predecessor that closed long ago the state is here, or a successor before us had it."""
+        assert self._predecessor is not None
+        closed_s = self._predecessor.will.closed_s
+        since_s = time.monotonic() - closed_s if closed_s else 0.0
+        return max(LOOK_EVERY_S, STATE_MAY_TAKE_S - since_s)
 
     async def inherit_rest(self) -> bytes | None:
         """Wait for what the predecessor still did while it drained; None when there is none."""
@@ -155,8 +162,12 @@ class Succession:
 
     def accept(self, adopt: Callable[[socket.socket], None]) -> Replaced | None:
         """From now on take connections: those that have come already, and each that comes. Say what was replaced."""
+        if self._predecessor is not None and self._watch is None:
+            self._begin_to_watch()
         self._adopt = adopt
         self._receive()
+        for parcel in self._passage.take_kept():  # it is in use here now
+            parcel.discard()
         waiting, self._waiting = self._waiting, []
         for descriptor in waiting:
             self._take(descriptor)
@@ -181,20 +192,27 @@ class Succession:
         self._state, self._rest = loop.create_future(), loop.create_future()
         loop.add_reader(self._passage.fileno(), self._receive)
         self._watch = loop.create_task(self._watch_predecessor(), name="b1-succession")
+        for parcel in self._passage.take_kept():  # by a successor before us, that died before it served
+            self._open(parcel)
 
     def _receive(self) -> None:
         while (parcel := self._passage.receive()) is not None:
-            if parcel.kind == SOCKETS:  # whoever left them: a client waits at the other end
-                for descriptor in parcel.descriptors:
-                    self._take(descriptor)
-            elif self._predecessor is None or parcel.sender != self._predecessor.pid:
-                parcel.discard()  # left to a successor that never started
-            elif parcel.kind in (STATE, REST):
-                data = read_state(parcel.descriptors[0]) if parcel.descriptors else None
-                _resolve(self._state if parcel.kind == STATE else self._rest, data)
-            elif parcel.kind == END:
-                _resolve(self._state, None)
-                _resolve(self._rest, None)
+            self._open(parcel)
+
+    def _open(self, parcel: Parcel) -> None:
+        if self._adopt is None:
+            self._passage.keep(parcel)
+        if parcel.kind == SOCKETS:  # whoever left them: a client waits at the other end
+            for descriptor in parcel.descriptors:
+                self._take(descriptor)
+        elif self._predecessor is None or parcel.sender != self._predecessor.pid:
+            parcel.discard()  # left to a successor that never started
+        elif parcel.kind in (STATE, REST):
+            data = read_state(parcel.descriptors[0]) if parcel.descriptors else None
+            _resolve(self._state if parcel.kind == STATE else self._rest, data)
+        elif parcel.kind == END:
+            _resolve(self._state, None)
+            _resolve(self._rest, None)
 
     def _take(self, descriptor: int) -> None:
         if self._adopt is None:

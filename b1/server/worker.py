@@ -98,14 +98,17 @@ class B1Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker publishes
         self.wsgi = ensure_wrapped(self.wsgi)
 
     async def _serve(self) -> None:
-        from b1.server.protocol import B1Protocol, HeadLimits
+        from b1.server.heads import HeadLimits
+        from b1.server.pace import PaceLimits
+        from b1.server.protocol import B1Protocol
         from b1.server.refusals import Refusals
 
         plan = self._options.plan
         limits = HeadLimits(plan.header_limit_bytes, plan.header_limit_fields, plan.header_timeout_s)
+        pace = PaceLimits(plan.transfer_least_bytes_per_s, plan.transfer_grace_s)
         self.config.app = self.wsgi
         refusals = Refusals(SystemClock())
-        self.config.http = partial(B1Protocol, limits=limits, refusals=refusals)
+        self.config.http = partial(B1Protocol, limits=limits, pace=pace, refusals=refusals)
         times = StopTimes.within(self.cfg.graceful_timeout)
         server = B1Server(
             self.config,

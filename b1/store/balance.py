@@ -5,11 +5,10 @@ The formulas here and in ``lua/shared/balance.lua`` are the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from b1.store.base import Balance, Charge
-from b1.store.window import COUNTERS, Window
+from b1.store.window import COUNTERS, TOTAL, WINDOW_MS, Window
 
 # A named tuple made by its own constructor costs twice as much, and several are made for every request.
 _new = tuple.__new__
@@ -18,12 +17,12 @@ _new = tuple.__new__
 def balance_of(charge: Charge, window: Window | None, fits: bool, now_ms: int) -> Balance:
     """Return the balance of an advanced window, the charge included if it was taken; None: nothing is counted."""
     quota = charge.quota
-    if window is None or window.total == 0:
+    if window is None or window[TOTAL] == 0:
         return Balance(fits, 0, quota, 0 if fits else -1, 0, 0)
-    used = window.total
+    used = window[TOTAL]
     remaining = quota - used
     # When the newest counter leaves the window: its index is the last but one number.
-    reset_ms = -((window.counters[-2] + COUNTERS) * window.window_ms // -60) - now_ms
+    reset_ms = -((window[-2] + COUNTERS) * window[WINDOW_MS] // -60) - now_ms
     if fits and remaining > 0:
         return _new(Balance, (True, used, remaining, 0, 0, reset_ms))
     retry_ms = 0
@@ -34,32 +33,6 @@ def balance_of(charge: Charge, window: Window | None, fits: bool, now_ms: int) -
     # More than the quota is counted after a quota was lowered: the first unit comes back when the excess has gone.
     renew_ms = window.freed_at_ms(1 - remaining) - now_ms if quota else 0
     return Balance(fits, used, 0, retry_ms, renew_ms, reset_ms)
-
-
-def spend_at_once(windows: Mapping[str, Window], charges: Sequence[Charge], now_ms: int) -> tuple[Balance, ...] | None:
-    """Take from all charges where that is no more than a larger number: every window is there, its newest counter is the
-    present one, and something remains of every quota; None, and nothing, where it is not.
-
-    This is what most requests of a busy caller need, and half the cost of the general way.
-    """
-    found = []
-    for charge in charges:
-        window = windows.get(charge.key)
-        if window is None or window.window_ms != charge.window_ms:
-            return None
-        counters, cost = window.counters, charge.cost
-        current = now_ms * 60 // window.window_ms
-        remaining = charge.quota - window.total - cost
-        if remaining < 1 or not cost or not counters or counters[-2] != current or counters[0] < current - 60:
-            return None
-        found.append((window, counters, cost, remaining, current))
-    balances = []
-    for window, counters, cost, remaining, current in found:
-        counters[-1] += cost
-        window.total += cost
-        reset_ms = -((current + COUNTERS) * window.window_ms // -60) - now_ms
-        balances.append(_new(Balance, (True, window.total, remaining, 0, 0, reset_ms)))
-    return tuple(balances)
 
 
 def share_of(charge: Charge, window: Window | None, share: int) -> Charge:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from b1.store.terms import Penalty as Penalty
 from b1.store.terms import PenaltyRule as PenaltyRule
 from b1.store.terms import Terms
+from b1.types import VersionSource
 
 # Counters are 32 bits wide in Redis; half of that keeps every sum far from the edge.
 MAX_UNITS = 2**31 - 1
@@ -134,14 +135,19 @@ class Claim:
         state: what was found.
         record: the stored record, only with FINISHED.
         fence: grows with each claim of the key; only the holder of the newest may finish, renew or release.
-            Only with CLAIMED.
+            With CLAIMED the caller's own; with IN_FLIGHT that of an owner that `is_owner_gone`, for whom the caller may
+            release the claim.
         retry_after_ms: how long the present owner's lease still runs, only with IN_FLIGHT.
+        fingerprint: what the key was claimed with, only with MISMATCH, and only where the store could tell.
+        is_owner_gone: the owner was a process of this host and has ended; only with IN_FLIGHT.
     """
 
     state: ClaimState
     record: bytes | None = None
     fence: int = 0
     retry_after_ms: int = 0
+    fingerprint: bytes = b""
+    is_owner_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +184,28 @@ class CacheState(enum.Enum):
     LEASED = "leased"  # nothing current is there and the caller should load it
     LOADING = "loading"  # nothing current is there and somebody loads it
     MISS = "miss"  # nothing current is there and no lease was asked for
+    STALE = "stale"  # the value is in the answer; its fresh time is over, or it was invalidated softly
 
 
 class CacheAnswer(NamedTuple):
     """The cache part of `Store.enter`.
 
     Attributes:
-        value: only with HIT.
-        left_ms: with HIT how long the entry still lives, with LOADING how long the other's lease does, else 0.
+        value: only with HIT and STALE.
+        left_ms: with HIT and STALE how long the entry still lives, with LOADING how long the other's lease does, else 0.
         vector: the versions of the tags now. Opaque; two are equal while nothing was invalidated in between, in the
-            same store. Take it before a load and give it to `Store.store_if_unchanged` after.
+            same store (`b1.store.versions.compare` says how they differ). Take it before a load and give it to
+            `Store.store_if_unchanged` after. With STALE it is not what the value was built on.
+        fresh_ms: with HIT how long the entry stays fresh, else 0.
+        has_lease: with STALE, the caller is the loader now. LEASED says so by itself.
     """
 
     state: CacheState
     value: bytes | None
     left_ms: int
     vector: bytes
+    fresh_ms: int = 0
+    has_lease: bool = False
 
 
 class Entered(NamedTuple):
@@ -263,12 +275,19 @@ class Store(Protocol):
         """Do all that a request without a body needs, in one round trip: spend, then read.
 
         When a policy refuses, nothing is read. Without charges it is a cache read: the value if it is current, else
-        the lease to load it, or the news that somebody else does.
+        the lease to load it, or the news that somebody else does. A value that is only stale comes with the lease.
         """
         ...
 
     async def store_if_unchanged(
-        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+        self,
+        key: str,
+        value: bytes | None,
+        *,
+        tags: tuple[str, ...],
+        vector: bytes,
+        ttl_ms: int,
+        fresh_ms: int | None = None,
     ) -> bool:
         """Keep a loaded value unless one of its tags was invalidated since `vector` was taken, and end the lease.
 
@@ -276,16 +295,44 @@ class Store(Protocol):
             value: None gives the lease up without a value, so that the next caller may load.
             tags: those of the read that gave `vector`, in the same order.
             vector: taken before the load began; one taken after it proves nothing.
+            ttl_ms: how long the entry lives.
+            fresh_ms: after which part of its life a read answers STALE; None: never.
 
         Returns:
             False when something moved, or when there is no room; nothing is kept then.
         """
         ...
 
-    async def invalidate(self, tags: Sequence[str] | None) -> None:
+    @property
+    def versions(self) -> VersionSource:
+        """Return the versions of tags as this process knows them; no I/O."""
+        ...
+
+    def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        """Do of `invalidate` what needs no I/O: from here on no read in this process gives an older value."""
+        ...
+
+    async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         """Make stale all that depends on one of the tags, also what is being loaded; None means everything.
 
-        Call it after the change was committed. When it returns, no read through this store gives an older value.
+        Call it after the change was committed. When it returns, no read through this store gives an older value; for
+        other processes' copies, and for what holds while Redis is away, see docs/explanation/cache.md.
+
+        Args:
+            soft: tags of which dependent values may still be served as STALE, while somebody loads them anew.
+        """
+        ...
+
+    @property
+    def owes_invalidations(self) -> bool:
+        """Whether Redis has not been told yet of something that was invalidated here."""
+        ...
+
+    async def barrier(self) -> bool:
+        """Make one trip; True: what had been invalidated anywhere when it began is in `versions` now.
+
+        Only for a program that reads its copies without any trip of its own before; False: Redis is away, or does not
+        push in order.
         """
         ...
 

@@ -100,7 +100,7 @@ class Claims:
         entry = self._entries.get(key)
         if entry is not None and entry.until_ms > now_ms:
             if entry.fingerprint != fingerprint:
-                return Claim(ClaimState.MISMATCH)
+                return Claim(ClaimState.MISMATCH, fingerprint=entry.fingerprint)
             if entry.record is not None:
                 return Claim(ClaimState.FINISHED, record=entry.record)
             return Claim(ClaimState.IN_FLIGHT, retry_after_ms=entry.until_ms - now_ms)

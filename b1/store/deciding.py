@@ -1,6 +1,6 @@
 """One decision of the memory store over windows, buckets, leases and an offender, for all or nothing.
 
-The order is that of ``lua/decide.lua``: who is shut out, what fits, what is taken; a refusal is a strike.
+The order is that of ``lua/enter.lua``: who is shut out, what fits, what is taken; a refusal is a strike.
 """
 
 from __future__ import annotations
@@ -60,13 +60,18 @@ def follow(
     tables: Tables, charges: Sequence[Charge], balances: Sequence[Balance], terms: Terms, now_ms: int, *, takes: bool
 ) -> None:
     """Know what Redis decided, for the time when it is away."""
+    for charge in charges:
+        if charge.kind != "window":
+            break
+    else:
+        tables.windows.follow(charges, balances, now_ms, takes=takes)
+        return
     for charge, balance in zip(charges, balances, strict=True):
-        taken = charge.cost if takes and balance.allowed else 0
         if charge.kind == "window":
-            tables.windows.mirror(charge, balance.used, taken, now_ms)
+            tables.windows.follow((charge,), (balance,), now_ms, takes=takes)
         elif charge.kind == "bucket":
             tables.buckets.follow(charge, balance.reset_ms, now_ms * 1000)
-        elif taken:
+        elif takes and balance.allowed and charge.cost:
             tables.leases.take(charge, terms.holder, now_ms)
 
 

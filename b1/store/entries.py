@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from b1.store.base import CacheAnswer, CacheRead, CacheState
-from b1.store.versions import Versions
+from b1.store.versions import Versions, compare
 
 # The tuple with its integers, bytes headers, the string and the place in the map (measured).
 ENTRY_BYTES = 512
@@ -21,6 +21,7 @@ class _Entry(NamedTuple):
     value: bytes
     tags: tuple[str, ...]
     vector: bytes
+    fresh_until_ms: int
     until_ms: int
 
 
@@ -36,7 +37,7 @@ class Entries:
         self.limit_bytes = limit_bytes
         self._held_bytes = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._versions = Versions()
+        self.versions = Versions()
         # The vector of the load and when its lease ends. A lease on an old vector is none: its value would be refused.
         self._leases: dict[str, tuple[bytes, int]] = {}
 
@@ -48,65 +49,82 @@ class Entries:
 
     @property
     def held_bytes(self) -> int:
-        return self._held_bytes + self._versions.held_bytes
+        return self._held_bytes + self.versions.held_bytes
 
     def read(self, read: CacheRead, now_ms: int) -> CacheAnswer:
         """Return the value, or the lease to load it, or who has that."""
-        vector = self._versions.vector(read.tags)
+        vector = self.versions.vector(read.tags)
         if read.held is not None and read.held == vector:
             return CacheAnswer(CacheState.CURRENT, None, 0, vector)
         if read.key is None:
             return CacheAnswer(CacheState.MISS, None, 0, vector)
-        entry = self._current(read.key, now_ms)
+        entry, is_fresh = self._servable(read.key, now_ms)
+        if entry is not None and is_fresh:
+            left_ms, fresh_ms = entry.until_ms - now_ms, entry.fresh_until_ms - now_ms
+            return CacheAnswer(CacheState.HIT, entry.value, left_ms, vector, fresh_ms)
+        other = self._leases.get(read.key)
+        lease_ms = other[1] - now_ms if other is not None and other[0] == vector else 0
+        is_free = bool(read.lease_ms) and lease_ms <= 0
+        if is_free:
+            self._lease(read.key, vector, now_ms + read.lease_ms)
         if entry is not None:
-            return CacheAnswer(CacheState.HIT, entry.value, entry.until_ms - now_ms, vector)
+            return CacheAnswer(CacheState.STALE, entry.value, entry.until_ms - now_ms, vector, 0, is_free)
+        if is_free:
+            return CacheAnswer(CacheState.LEASED, None, 0, vector)
         if not read.lease_ms:
             return CacheAnswer(CacheState.MISS, None, 0, vector)
-        other = self._leases.get(read.key)
-        if other is not None and other[0] == vector and other[1] > now_ms:
-            return CacheAnswer(CacheState.LOADING, None, other[1] - now_ms, vector)
-        self._lease(read.key, vector, now_ms + read.lease_ms)
-        return CacheAnswer(CacheState.LEASED, None, 0, vector)
+        return CacheAnswer(CacheState.LOADING, None, lease_ms, vector)
 
     def store(
-        self, key: str, value: bytes | None, tags: tuple[str, ...], vector: bytes, *, ttl_ms: int, now_ms: int
+        self,
+        key: str,
+        value: bytes | None,
+        tags: tuple[str, ...],
+        vector: bytes,
+        *,
+        ttl_ms: int,
+        now_ms: int,
+        fresh_ms: int | None = None,
     ) -> bool:
         """Keep `value` if nothing moved since `vector`, and end the lease that was taken with it."""
         lease = self._leases.get(key)
         if lease is not None and lease[0] == vector:
             del self._leases[key]
-        if value is None or self._versions.vector(tags) != vector:
+        if value is None or self.versions.vector(tags) != vector:
             return False
         size = _size(key, value, tags)
         if size > self.limit_bytes // 8:
             return False
         if key in self._entries:
             self._drop(key)
-        self._entries[key] = _Entry(value, tags, vector, now_ms + ttl_ms)
+        fresh_ms = ttl_ms if fresh_ms is None else min(fresh_ms, ttl_ms)
+        self._entries[key] = _Entry(value, tags, vector, now_ms + fresh_ms, now_ms + ttl_ms)
         self._held_bytes += size
         while self._held_bytes > self.limit_bytes:
             self._drop(next(iter(self._entries)))
         return True
 
-    def invalidate(self, tags: Sequence[str] | None) -> None:
+    def invalidate(self, tags: Sequence[str] | None, soft: Sequence[str] = ()) -> None:
         """Make stale what depends on the tags; None: everything, and its room is free at once."""
         if tags is not None:
-            self._versions.bump(tags)
+            self.versions.bump(tags, soft)
             return
-        self._versions.bump_all()
+        self.versions.bump_all()
         self._entries.clear()
         self._leases.clear()
         self._held_bytes = 0
 
-    def _current(self, key: str, now_ms: int) -> _Entry | None:
+    def _servable(self, key: str, now_ms: int) -> tuple[_Entry | None, bool]:
+        """Return the entry, if it may be served at all, and whether it is fresh."""
         entry = self._entries.get(key)
         if entry is None:
-            return None
-        if entry.until_ms <= now_ms or self._versions.vector(entry.tags) != entry.vector:
+            return None, False
+        difference = compare(entry.vector, self.versions.vector(entry.tags))
+        if entry.until_ms <= now_ms or difference == "hard":
             self._drop(key)
-            return None
+            return None, False
         self._entries.move_to_end(key)
-        return entry
+        return entry, difference == "same" and entry.fresh_until_ms > now_ms
 
     def _lease(self, key: str, vector: bytes, until_ms: int) -> None:
         if key not in self._leases and len(self._leases) >= _LEASES:

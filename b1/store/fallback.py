@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
 from b1.store.base import CacheRead, Charge, Claim, ClaimState, Entered, Penalty, PenaltyRule, Replay, Spent
+from b1.store.cached import CacheVerbs
 from b1.store.instances import Instances
 from b1.store.memory import MemoryStore
 from b1.store.operating import StoreUsage, Swept
@@ -26,14 +28,12 @@ from b1.store.terms import PLAIN, Terms
 
 _log = logging.getLogger("b1.store")
 _LOOK_EVERY_S = 0.2
-# Values loaded while Redis is away, when nobody hears of other processes' invalidations.
-_LOCAL_VALUE_MS = 30_000
 # Nobody is accepted while a worker leaves its state; what is not paid by then passes to the successor.
 _PAY_S = 0.25
 _PROBE = Charge("store:probe", 1_000_000, 1000)
 
 
-class FallbackStore:
+class FallbackStore(CacheVerbs):
     """A Redis store with a memory store behind it.
 
     A task looks for Redis while it is away, and ends when nothing is owed; close the store before its link.
@@ -102,6 +102,21 @@ class FallbackStore:
         self._follow(charges, spent, terms, commit=commit)
         return spent
 
+    def spend_soon(self, charges: Sequence[Charge], terms: Terms, tell: Callable[[Spent | None], None]) -> bool:
+        """Do what `spend` does without a task, while Redis is there and owed nothing; see `RedisStore.spend_soon`.
+
+        When `tell` hears None, `spend` decides: at worst one unit too much is counted.
+        """
+        if self._has_left or self._presence.is_local or self._debts.owes or self._is_shut_out_here(terms):
+            return False
+
+        def followed(spent: Spent | None) -> None:
+            if spent is not None:
+                self._follow(charges, spent, terms, commit=True)
+            tell(spent)
+
+        return self._redis.spend_soon(charges, terms, followed)
+
     async def enter(
         self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
     ) -> Entered:
@@ -129,32 +144,6 @@ class FallbackStore:
             return
         self._answered()
         self._memory.refund_now(charges, holder=holder)
-
-    async def store_if_unchanged(
-        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
-    ) -> bool:
-        try:
-            await self._reach()
-            await self._debts.pay_cache()
-            stored = await self._redis.store_if_unchanged(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms)
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            ttl_ms = min(ttl_ms, _LOCAL_VALUE_MS)
-            # A vector of Redis is none of memory's, so what was begun there is not kept here.
-            return await self._memory.store_if_unchanged(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms)
-        self._answered()
-        return stored
-
-    async def invalidate(self, tags: Sequence[str] | None) -> None:
-        await self._memory.invalidate(tags)
-        self._debts.owe_tags(tags)
-        try:
-            await self._reach()
-            await self._debts.pay_cache()
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            return
-        self._answered()
 
     async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         local = self._memory.penalise_now(key, rule, strikes=0, pardon=pardon)
@@ -211,7 +200,7 @@ class FallbackStore:
             return _local(await self._memory.claim(key, fingerprint, lease_ms=lease_ms))
         self._answered()
         if claim.state is not ClaimState.CLAIMED:
-            return claim
+            return replace(claim, fence=claim.fence * 2) if claim.is_owner_gone else claim
         now_ms = self._memory.now_ms()
         self._memory.claims.mirror(key, fingerprint, claim.fence, lease_ms=lease_ms, now_ms=now_ms)
         return Claim(ClaimState.CLAIMED, fence=claim.fence * 2)
@@ -336,6 +325,9 @@ class FallbackStore:
     def _stand_in(self, charges: Sequence[Charge], read: CacheRead | None, terms: Terms, *, commit: bool) -> Entered:
         """Decide here, with this process's part of what was left."""
         share = self._instances.count
+        if read is not None and not self._presence.is_local:
+            # One call failed, and Redis goes on: what memory kept from an absence has not heard of anything since.
+            read = CacheRead(None, read.tags)
         entered = self._memory.enter_now(charges, read, commit=commit, terms=terms, is_stand_in=True, share=share)
         penalty = entered.spent.penalty
         if terms.offender is not None and penalty is not None and penalty.blocked_ms and self._presence.is_local:
@@ -354,9 +346,12 @@ class FallbackStore:
         if self._presence.failed(reason, is_up=self._redis.is_up):
             # Nobody hears of other processes' invalidations from now on, nor did memory of those before.
             self._memory.entries.invalidate(None)
+            self._redis.versions.is_away = True
         self._look_for_return()
 
     def _answered(self) -> None:
+        if self._presence.is_local:
+            self._redis.versions.note_return()
         self._presence.answered()
         self._instances.announce()
         if self._connects == -1:
@@ -385,6 +380,7 @@ class FallbackStore:
         """Wait for Redis, tell it what it is owed, and end when nothing is left to do."""
         while self._presence.is_local or self._debts.owes:
             await asyncio.sleep(_LOOK_EVERY_S)
+            self._redis.versions.pass_time()
             if not self._redis.is_up:
                 continue
             try:

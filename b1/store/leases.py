@@ -1,17 +1,36 @@
 """What is held at a time: by whom, and until when it is taken away. Bounded, and strict when it is full.
 
-A lease ends when its holder gives it back, or when its time is over: a holder that was lost blocks nobody for ever.
+A lease ends when its holder gives it back, or when its time is over: a holder that was lost blocks nobody for ever. Keys
+without holders are gone at once, so nothing is left of callers who came and went.
 """
 
 from __future__ import annotations
 
-from b1.store.base import LEASE_RETRY_MS, Balance, Charge
-from b1.store.timetable import FILING_BYTES, Timetable
+from collections import OrderedDict
 
-# A holder's string and numbers, a dictionary for a key, and their entries at their emptiest.
-HOLDER_BYTES = 300 + FILING_BYTES
-_TICK_MS = 1000
+from b1.store.base import LEASE_RETRY_MS, Balance, Charge
+
+# A holder's string and numbers, the objects of a key, and their entries in two dictionaries at their emptiest.
+HOLDER_BYTES = 560
 _REAP_PER_TAKE = 4
+_NEVER_MS = 2**62
+
+
+class _Held:
+    """Who holds a key.
+
+    Attributes:
+        holders: until_ms and units.
+        units: of all of them.
+        first_ms: no lease ends before this moment.
+    """
+
+    __slots__ = ("first_ms", "holders", "units")
+
+    def __init__(self) -> None:
+        self.holders: dict[str, tuple[int, int]] = {}
+        self.units = 0
+        self.first_ms = _NEVER_MS
 
 
 class Leases:
@@ -24,23 +43,25 @@ class Leases:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        self._holders: dict[str, dict[str, tuple[int, int]]] = {}  # until_ms and units, oldest first
-        self._timetable = Timetable(_TICK_MS)
+        self._received: list[tuple[str, str]] = []  # as many as a hand-over had room for
+        self._held: OrderedDict[str, _Held] = OrderedDict()  # in the order in which somebody last looked at them
 
     def __len__(self) -> int:
-        return len(self._holders)
+        return len(self._held)
 
     def __repr__(self) -> str:
-        return f"Leases(keys={len(self._holders)}, held={self.held_bytes}/{self.limit_bytes} B)"
+        return f"Leases(keys={len(self._held)}, held={self.held_bytes}/{self.limit_bytes} B)"
 
     def held(self, key: str, now_ms: int) -> int:
         """Return how many units are held."""
-        holders = self._holders.get(key)
-        if holders is None:
+        held = self._held.get(key)
+        if held is None:
             return 0
-        for holder in [holder for holder, (until_ms, _) in holders.items() if until_ms <= now_ms]:
-            self._drop(key, holder)
-        return sum(units for _, units in holders.values())
+        if held.first_ms <= now_ms:
+            for holder in [holder for holder, (until_ms, _) in held.holders.items() if until_ms <= now_ms]:
+                self._drop(key, held, holder)
+            held.first_ms = min((until_ms for until_ms, _ in held.holders.values()), default=_NEVER_MS)
+        return held.units
 
     def fits(self, charge: Charge, now_ms: int) -> bool:
         """Say whether so many more can be held."""
@@ -51,17 +72,14 @@ class Leases:
 
     def take(self, charge: Charge, holder: str, now_ms: int) -> None:
         """Hold the charge's units, in the holder's name."""
-        self.reap(now_ms, _REAP_PER_TAKE)
-        holders = self._holders.setdefault(charge.key, {})
-        if holder not in holders:
-            self.held_bytes += HOLDER_BYTES + len(charge.key)
-        holders[holder] = now_ms + charge.window_ms, charge.cost
-        self._timetable.file(charge.key, now_ms + charge.window_ms)
+        self._reap(now_ms)
+        self._put(charge.key, holder, now_ms + charge.window_ms, charge.cost)
 
     def give_back(self, key: str, holder: str) -> None:
         """Hold nothing any more in the holder's name."""
-        if holder in self._holders.get(key, ()):
-            self._drop(key, holder)
+        held = self._held.get(key)
+        if held is not None and holder in held.holders:
+            self._drop(key, held, holder)
 
     def balance(self, charge: Charge, fits: bool, now_ms: int) -> Balance:
         """Return where the key stands; `fits` was found before anything was taken."""
@@ -71,17 +89,52 @@ class Leases:
         renew_ms = 0 if remaining else LEASE_RETRY_MS
         return Balance(fits, held, remaining, retry_ms, renew_ms, LEASE_RETRY_MS if held else 0)
 
-    def reap(self, now_ms: int, at_most: int) -> None:
-        """Look at up to `at_most` keys whose leases may be over."""
-        for _ in range(at_most):
-            key = self._timetable.take(now_ms)
-            if key is None:
-                return
-            self.held(key, now_ms)
+    def keys(self) -> list[str]:
+        """Return the keys that somebody holds."""
+        return list(self._held)
 
-    def _drop(self, key: str, holder: str) -> None:
-        holders = self._holders[key]
-        del holders[holder]
+    def holders(self, key: str) -> list[tuple[str, int, int]]:
+        """Return who holds a key: name, until_ms and units."""
+        held = self._held.get(key)
+        return [] if held is None else [(holder, until_ms, units) for holder, (until_ms, units) in held.holders.items()]
+
+    def receive(self, key: str, holder: str, until_ms: int, units: int, now_ms: int) -> bool:
+        """Hold what another process has given out; False: there is no room."""
+        if until_ms <= now_ms:
+            return True
+        if self.held_bytes + HOLDER_BYTES + len(key) > self.limit_bytes:
+            return False
+        self._put(key, holder, until_ms, units)
+        self._received.append((key, holder))
+        return True
+
+    def end_received(self) -> None:
+        """The other process has ended, and whoever held something there."""
+        received, self._received = self._received, []
+        for key, holder in received:
+            self.give_back(key, holder)
+
+    def _put(self, key: str, holder: str, until_ms: int, units: int) -> None:
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = _Held()
+        before = held.holders.get(holder)
+        if before is None:
+            self.held_bytes += HOLDER_BYTES + len(key)
+        held.holders[holder] = until_ms, units
+        held.units += units - (0 if before is None else before[1])
+        held.first_ms = min(held.first_ms, until_ms)
+
+    def _reap(self, now_ms: int) -> None:
+        """Look at a few keys that nobody looked at for longest: their holders may have been lost."""
+        for _ in range(min(_REAP_PER_TAKE, len(self._held))):
+            key = next(iter(self._held))
+            self.held(key, now_ms)
+            if key in self._held:
+                self._held.move_to_end(key)
+
+    def _drop(self, key: str, held: _Held, holder: str) -> None:
+        held.units -= held.holders.pop(holder)[1]
         self.held_bytes -= HOLDER_BYTES + len(key)
-        if not holders:
-            del self._holders[key]
+        if not held.holders:
+            del self._held[key]

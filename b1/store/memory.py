@@ -20,6 +20,7 @@ from b1.store.passing.report import Absorbed, Exported
 from b1.store.passing.service import Passing
 from b1.store.streams import Streams
 from b1.store.terms import PLAIN, Terms
+from b1.store.versions import Versions
 from b1.store.windows import Windows
 
 
@@ -123,13 +124,36 @@ class MemoryStore:
         self.refund_now(charges, holder=holder)
 
     async def store_if_unchanged(
-        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+        self,
+        key: str,
+        value: bytes | None,
+        *,
+        tags: tuple[str, ...],
+        vector: bytes,
+        ttl_ms: int,
+        fresh_ms: int | None = None,
     ) -> bool:
-        return self.entries.store(key, value, tags, vector, ttl_ms=ttl_ms, now_ms=self.now_ms())
+        now_ms = self.now_ms()
+        return self.entries.store(key, value, tags, vector, ttl_ms=ttl_ms, now_ms=now_ms, fresh_ms=fresh_ms)
 
-    async def invalidate(self, tags: Sequence[str] | None) -> None:
-        self.entries.invalidate(tags)
-        self.passing.note_tags(tags)
+    @property
+    def versions(self) -> Versions:
+        return self.entries.versions
+
+    @property
+    def owes_invalidations(self) -> bool:
+        return False
+
+    def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        self.entries.invalidate(tags, soft)
+        # A successor invalidates hard what was invalidated softly here: too much, never too little.
+        self.passing.note_tags(None if tags is None else [*tags, *soft])
+
+    async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        self.invalidate_here(tags, soft=soft)
+
+    async def barrier(self) -> bool:
+        return True
 
     def penalise_now(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         """Do what `penalise` does, without an await."""

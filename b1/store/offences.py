@@ -3,13 +3,11 @@
 The strikes are kept as one moment, at which all of them have leaked away: a strike moves it by `decay_ms`. The formulas
 here and in ``lua/penalise.lua`` are the same, in whole milliseconds.
 
-When the table is full, of a few the one who would be forgotten first makes room, and that may be the newcomer: a flood
-of offenders with a strike each pushes out nobody who is blocked.
+When the table is full, one of those who come due first makes room, unless all of them have longer to go than the newcomer:
+a flood of offenders with a strike each pushes out nobody who is blocked.
 """
 
 from __future__ import annotations
-
-from itertools import islice
 
 from b1.store.base import Penalty, PenaltyRule
 from b1.store.passed import NEWS, PassedOffender, Received
@@ -20,9 +18,9 @@ from b1.store.timetable import FILING_BYTES, Timetable
 ENTRY_BYTES = 320 + FILING_BYTES
 _TICK_MS = 1000
 _REAP_PER_CALL = 4
-_REAP_WHEN_FULL = 64
 _CANDIDATES = 8
 _NEVER_MS = -(2**62)
+_NEVER_TOO_LATE_MS = 2**62
 NO_PENALTY = Penalty(0, 0, 0)
 
 
@@ -207,8 +205,6 @@ class Offences:
         if key in self._offenders:
             return True
         size = ENTRY_BYTES + len(key)
-        if self.held_bytes + size > self.limit_bytes:
-            self.reap(now_ms, _REAP_WHEN_FULL)
         while self.held_bytes + size > self.limit_bytes:
             if not self._make_room(forget_ms):
                 return False
@@ -218,15 +214,19 @@ class Offences:
         return True
 
     def _make_room(self, forget_ms: int) -> bool:
-        """Drop one of the oldest few who would be forgotten before `forget_ms`; the others are asked again last."""
-        oldest = list(islice(self._offenders, _CANDIDATES))
-        least = min(oldest, key=lambda key: self._offenders[key].forget_ms, default=None)
-        for key in oldest:
-            self._offenders[key] = self._offenders.pop(key)
-        if least is None or self._offenders[least].forget_ms > forget_ms:
-            return False
-        self._drop(least)
-        return True
+        """Drop the first of a few, in the order in which they come due, who would be forgotten before `forget_ms`."""
+        for _ in range(_CANDIDATES):
+            key = self._timetable.take(_NEVER_TOO_LATE_MS)
+            if key is None:
+                return False
+            offender = self._offenders.get(key)
+            if offender is None:
+                continue
+            if offender.forget_ms <= forget_ms:
+                self._drop(key)
+                return True
+            self._timetable.file(key, offender.forget_ms)
+        return False
 
     def _drop(self, key: str) -> None:
         del self._offenders[key]

@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from b1.store.base import Store
+from b1.store.base import Charge, Spent, Store
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
+from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept
 from b1.store.passing.debts import Owed, decode, encode
 from b1.store.passing.origin import Shift
 from b1.store.tally import Batch, Drained, OwedEntry, Tally
+from b1.store.terms import Terms
 from b1.store.window import Part, opens_at_ms
 
 BATCH_KEYS = 32
@@ -40,6 +42,11 @@ class Remote(Store, Protocol):
 
     @property
     def connects(self) -> int: ...
+
+    @property
+    def versions(self) -> Mirror: ...
+
+    def spend_soon(self, charges: Sequence[Charge], terms: Terms, tell: Callable[[Spent | None], None]) -> bool: ...
 
     async def merge(self, batch: Batch, *, waited_ms: int) -> int: ...
 
@@ -92,7 +99,7 @@ class Reconciler:
         self._process = secrets.token_hex(8)
         self._batches = 0
         self._unsure: deque[Batch] = deque()
-        self._tags: dict[str, None] | None = {}
+        self._tags: dict[str, bool] | None = {}  # whether hard
         self._entries: deque[OwedEntry] = deque()
         self._entry_bytes = 0
         # Units that a predecessor counted and no seam tells apart: key, window_ms, units by counter.
@@ -108,19 +115,22 @@ class Reconciler:
         memory = self._memory
         windows, claims = memory.windows.owed, memory.claims.owed
         return bool(
-            windows or memory.buckets.owed or self._unsure or self._loose or claims or self._owes_cache or self._entries
+            windows or memory.buckets.owed or self._unsure or self._loose or claims or self.owes_cache or self._entries
         )
 
     @property
-    def _owes_cache(self) -> bool:
+    def owes_cache(self) -> bool:
+        """Say whether an invalidation has to be repeated."""
         return self._tags is None or bool(self._tags)
 
-    def owe_tags(self, tags: Sequence[str] | None) -> None:
+    def owe_tags(self, tags: Sequence[str] | None, soft: Sequence[str] = ()) -> None:
         """An invalidation did not reach Redis; too many become one of everything."""
-        if tags is None or self._tags is None or len(self._tags) + len(tags) > _TAGS:
+        if tags is None or self._tags is None or len(self._tags) + len(tags) + len(soft) > _TAGS:
             self._tags = None
-        else:
-            self._tags.update(dict.fromkeys(tags))
+            return
+        for tag in soft:
+            self._tags.setdefault(tag, False)
+        self._tags.update(dict.fromkeys(tags, True))
 
     def owe_entry(self, entry: OwedEntry) -> None:
         """An entry was appended here; the oldest are forgiven beyond the bound."""
@@ -137,7 +147,7 @@ class Reconciler:
     def leave(self) -> tuple[dict[str, Any], bytes, int]:
         """Let a successor owe all but windows and records; return it as fields, blob and count."""
         self._bundle()
-        tags = None if self._tags is None else tuple(self._tags)
+        tags = None if self._tags is None else tuple(self._tags)  # hard all of them: too much, never too little
         owed = Owed(tags, tuple(self._entries), tuple(self._unsure))
         self._tags, self._entry_bytes = {}, 0
         self._entries.clear()
@@ -181,13 +191,15 @@ class Reconciler:
         Raises:
             StoreUnavailable: they are still owed.
         """
-        if not self._owes_cache:
+        if not self.owes_cache:
             return
-        tags, self._tags = self._tags, {}
+        owed, self._tags = self._tags, {}
+        hard = None if owed is None else [tag for tag, is_hard in owed.items() if is_hard]
+        soft = [tag for tag, is_hard in (owed or {}).items() if not is_hard]
         try:
-            await self._remote.invalidate(None if tags is None else list(tags))
+            await self._remote.invalidate(hard, soft=soft)
         except BaseException:
-            self.owe_tags(None if tags is None else list(tags))
+            self.owe_tags(hard, soft)
             raise
 
     async def pay_entries(self) -> None:

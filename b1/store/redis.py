@@ -10,11 +10,13 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from b1.clock import Clock, SystemClock
 from b1.errors import StoreUnavailable
 from b1.link import Link
+from b1.link.replies import Argument
+from b1.store.asking import Asked, Question, question_of
 from b1.store.base import (
     GRACE_MS,
-    Balance,
     CacheAnswer,
     CacheRead,
     CacheState,
@@ -30,15 +32,25 @@ from b1.store.base import (
     StreamEntry,
 )
 from b1.store.claims import Kept
+from b1.store.following import Following
+from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept, pattern_of, usage_in
+from b1.store.owner import is_gone, own_name
 from b1.store.scripts import SCRIPTS
 from b1.store.tally import Batch, Drained
-from b1.store.terms import PLAIN, Offender, Terms
-from b1.store.versions import REDIS_BUCKETS, bucket_of, new_epoch
+from b1.store.terms import PLAIN, Terms
+from b1.store.versions import new_epoch, place_of
 
-_CHARGE_REPLY = 6
-_OFFENDER_REPLY = 3
-_CACHE_STATES = (CacheState.HIT, CacheState.CURRENT, CacheState.LEASED, CacheState.LOADING, CacheState.MISS)
+# By the number in the reply: the state, whether a value comes with it, and whether a stale value comes with the lease.
+_CACHE_STATES = (
+    (CacheState.HIT, True, False),
+    (CacheState.CURRENT, False, False),
+    (CacheState.LEASED, False, False),
+    (CacheState.LOADING, False, False),
+    (CacheState.MISS, False, False),
+    (CacheState.STALE, True, False),
+    (CacheState.STALE, True, True),
+)
 _PART = struct.Struct(">III")
 _U32_MOST = 2**32 - 1
 # Longer than any batch is tried again; see `Reconciler`.
@@ -53,6 +65,8 @@ class RedisStore:
         namespace: separates applications that share a server. All keys share one hash tag, so that one script may
             touch any of them on a clustered server too.
         now_ms: replaces the server's clock, for tests.
+        clock: tells how long the server has been away.
+        away_limit_s: for how long copies stay fresh while it is.
 
     Raises:
         ValueError: the namespace is empty or has a brace, which would end the hash tag.
@@ -60,12 +74,23 @@ class RedisStore:
 
     mode = "redis"
 
-    def __init__(self, link: Link, namespace: str, *, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        namespace: str,
+        *,
+        now_ms: Callable[[], int] | None = None,
+        clock: Clock | None = None,
+        away_limit_s: float = 30.0,
+    ) -> None:
         if not namespace or "{" in namespace or "}" in namespace:
             raise ValueError(f"the namespace is {namespace!r}, expected some text without braces")
         self.prefix = f"b1:{{{namespace}}}:"
         self._link = link
         self._fixed_now_ms = now_ms
+        self._table = self.prefix + "cache:versions"
+        self._mirror = Mirror(clock or SystemClock(), lambda: link.is_up, away_limit_s=away_limit_s)
+        self._owner: bytes | None = None  # asked for with the first claim: constructors read no files
         for name, source in SCRIPTS.items():
             link.register(name, source)
 
@@ -82,13 +107,61 @@ class RedisStore:
         """How often the link has connected; another number means that the server may be another, or have lost data."""
         return self._link.snapshot().connects
 
+    @property
+    def versions(self) -> Mirror:
+        """The versions as this process knows them; exact only after `keep_mirror`."""
+        return self._mirror
+
+    def keep_mirror(self, *, heartbeat_s: float = 15.0) -> None:
+        """Follow what other processes invalidate, by pushes on the link; before the link is started.
+
+        Args:
+            heartbeat_s: how often the server is asked whether a push is missing.
+
+        Raises:
+            RuntimeError: the link is running.
+        """
+        following = Following(self._table, self._mirror, heartbeat_s=heartbeat_s)
+        self._link.accompany(following.begin)
+        self._link.subscribe([self._table], following.pushed)
+
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
-        return (await self._decide(charges, None, terms, commit=commit)).spent
+        terms = terms or PLAIN
+        question = question_of(self.prefix, charges, terms)
+        return question.layout.read(
+            await self._link.script("enter", question.keys, self._asked(question, terms, commit))
+        )
+
+    def spend_soon(self, charges: Sequence[Charge], terms: Terms, tell: Callable[[Spent | None], None]) -> bool:
+        """Do what `spend` does without a task: `tell` hears of the decision, or None, in the call that reads the reply.
+
+        Returns:
+            False when nothing was sent, and `tell` will hear nothing.
+        """
+        question = question_of(self.prefix, charges, terms)
+        asked = Asked(question.layout, tell)
+        try:
+            self._link.post("enter", question.keys, self._asked(question, terms, True), asked)
+        except StoreUnavailable:
+            return False
+        return True
 
     async def enter(
         self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
     ) -> Entered:
-        return await self._decide(charges, read, terms, commit=True)
+        if read is None:
+            return Entered(await self.spend(charges, terms=terms), None)
+        terms = terms or PLAIN
+        question = question_of(self.prefix, charges, terms)
+        arguments = self._asked(question, terms, True)
+        arguments += "v" if read.key is None else "e", read.lease_ms, new_epoch(), read.held or ""
+        arguments.append(_packed(read.tags))
+        reply = await self._link.script("enter", question.keys + self._cache_keys(read.key or ""), arguments)
+        if type(reply) is list and reply:
+            answer = _cache_answer(reply[1:])
+            self._mirror.learn(read.tags, answer.vector)
+            return Entered(question.layout.read(reply[0]), answer)
+        return Entered(question.layout.read(reply), None)  # refused: nothing was read
 
     async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
         windows = [charge for charge in charges if charge.kind == "window"]
@@ -109,41 +182,6 @@ class RedisStore:
         else:  # together: the link sends what is asked for in one turn of the loop in one write
             await asyncio.gather(*calls)
 
-    async def _decide(
-        self, charges: Sequence[Charge], read: CacheRead | None, terms: Terms | None, *, commit: bool
-    ) -> Entered:
-        """Run `enter`, or `decide` where more than plain windows are asked about."""
-        terms = terms or PLAIN
-        is_plain = terms is PLAIN and not any(charge.kind != "window" for charge in charges)
-        what = "" if read is None else "v" if read.key is None else "e"
-        count, offender = len(charges), None if terms.is_forced else terms.offender
-        arguments: list[str | int | bytes] = [
-            self._now(), 2 if terms.is_forced else 1 if commit else 0, count, what,
-            0 if read is None else read.lease_ms, "" if read is None else new_epoch(), (read and read.held) or "",
-        ]  # fmt: skip
-        keys = [self.prefix + charge.key for charge in charges]
-        least = 2 + _CHARGE_REPLY * count
-        if is_plain:
-            for charge in charges:
-                arguments += charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
-        else:
-            about = _about(offender)
-            arguments += terms.holder, len(about)
-            for charge in charges:
-                arguments += charge.kind[0], charge.quota, charge.window_ms, charge.cost, 1 if charge.shadow else 0
-                arguments.append(charge.depth)
-            arguments += about
-            if offender is not None:
-                keys.append(self.prefix + offender.key)
-                least += _OFFENDER_REPLY
-        if read is not None:
-            keys += self._cache_keys(read.key or "")
-            arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in read.tags]
-        reply = await self._run("enter" if is_plain else "decide", keys, arguments, least)
-        spent = _spent(reply, count, has_offender=offender is not None)
-        has_read = read is not None and spent.allowed
-        return Entered(spent, _cache_answer(reply[least:]) if has_read else None)
-
     async def drain(self, drained: Sequence[Drained]) -> None:
         """Take from buckets what was taken elsewhere."""
         arguments: list[str | int] = [self._now()]
@@ -157,16 +195,43 @@ class RedisStore:
         return reply if isinstance(reply, int) else 1
 
     async def store_if_unchanged(
-        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+        self,
+        key: str,
+        value: bytes | None,
+        *,
+        tags: tuple[str, ...],
+        vector: bytes,
+        ttl_ms: int,
+        fresh_ms: int | None = None,
     ) -> bool:
-        arguments: list[str | int | bytes] = [vector, ttl_ms, 0 if value is None else 1, value or b""]
-        arguments += [bucket_of(tag, REDIS_BUCKETS) for tag in tags]
+        stale_ms = 0 if fresh_ms is None else max(0, ttl_ms - fresh_ms)
+        is_value = 0 if value is None else 1
+        arguments: list[Argument] = [vector, ttl_ms, is_value, value or b"", stale_ms, _packed(tags)]
         return bool(await self._link.script("store_if_unchanged", self._cache_keys(key), arguments) == 1)
 
-    async def invalidate(self, tags: Sequence[str] | None) -> None:
-        buckets = sorted({bucket_of(tag, REDIS_BUCKETS) for tag in tags or ()})
-        arguments: list[str | int | bytes] = [new_epoch(), 1 if tags is None else 0, *buckets]
-        await self._link.script("invalidate", [self.prefix + "cache:versions"], arguments)
+    def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        self._mirror.mark(tags, soft)
+
+    async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        if self._mirror.is_all_marked:
+            tags = None
+        mark = self._mirror.mark(tags, soft)
+        hard = {place_of(tag)[0] for tag in tags or ()}
+        weak = {place_of(tag)[0] for tag in soft} - hard
+        arguments = [new_epoch(), 1 if tags is None else 0, b"".join(sorted(hard)), b"".join(sorted(weak))]
+        change = await self._link.script("invalidate", [self._table], arguments)
+        if not isinstance(change, bytes):
+            raise StoreUnavailable(f"the invalidate script answered {change!r}, expected bytes")
+        self._mirror.hear_own(change)
+        self._mirror.settle(mark)
+
+    @property
+    def owes_invalidations(self) -> bool:
+        return self._mirror.has_marks
+
+    async def barrier(self) -> bool:
+        await self._link.call("PING")
+        return self._mirror.is_exact
 
     async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         arguments = [self._now(), strikes, 1 if pardon else 0, rule.threshold, rule.decay_ms, rule.forget_ms]
@@ -189,17 +254,26 @@ class RedisStore:
         return Replay(tuple(entries), reply[0] == 1)
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        reply = await self._run("claim", [self.prefix + key], [self._now(), fingerprint, lease_ms, GRACE_MS], 1)
+        if self._owner is None:
+            self._owner = await asyncio.to_thread(own_name)
+        arguments = [self._now(), fingerprint, lease_ms, GRACE_MS, self._owner]
+        reply = await self._run("claim", [self.prefix + key], arguments, 1)
         match reply:
-            case [0, int(fence)]:
-                return Claim(ClaimState.CLAIMED, fence=fence)
-            case [1, int(retry_after_ms)]:
-                return Claim(ClaimState.IN_FLIGHT, retry_after_ms=retry_after_ms)
             case [2, bytes(record)]:
                 return Claim(ClaimState.FINISHED, record=record)
-            case [3]:
-                return Claim(ClaimState.MISMATCH)
+            case [0, int(fence)]:
+                return Claim(ClaimState.CLAIMED, fence=fence)
+            case [1, int(retry_after_ms), *more]:
+                return await self._in_flight(retry_after_ms, more)
+            case [3, *told]:
+                return Claim(ClaimState.MISMATCH, fingerprint=told[0] if told else b"")
         raise StoreUnavailable(f"the claim script answered {reply!r}, which this version does not know")
+
+    async def _in_flight(self, retry_after_ms: int, more: list[Any]) -> Claim:
+        match more:
+            case [int(fence), bytes(owner), *_] if owner != self._owner and await asyncio.to_thread(is_gone, owner):
+                return Claim(ClaimState.IN_FLIGHT, None, fence, retry_after_ms, is_owner_gone=True)
+        return Claim(ClaimState.IN_FLIGHT, retry_after_ms=retry_after_ms)
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
         arguments = [self._now(), fence, lease_ms, GRACE_MS]
@@ -264,7 +338,7 @@ class RedisStore:
 
     def _cache_keys(self, key: str) -> list[str]:
         entry = self.prefix + key
-        return [self.prefix + "cache:versions", entry, entry + ":lease"]
+        return [self._table, entry, entry + ":lease"]
 
     def _stream_keys(self, stream: str) -> list[str]:
         ring = self.prefix + stream
@@ -276,31 +350,24 @@ class RedisStore:
             raise StoreUnavailable(f"the {name} script answered {reply!r}, expected {least} values or more")
         return reply
 
+    def _asked(self, question: Question, terms: Terms, commit: bool) -> list[Argument]:
+        packed = question.packed + terms.holder.encode() if terms.holder else question.packed
+        return [self._now(), 2 if terms.is_forced else 1 if commit else 0, packed]
+
     def _now(self) -> int | str:
         return "" if self._fixed_now_ms is None else self._fixed_now_ms()
 
 
-def _about(offender: Offender | None) -> list[int]:
-    if offender is None:
-        return []
-    rule = offender.rule
-    return [
-        offender.strikes, offender.knocks, rule.threshold, rule.decay_ms, rule.forget_ms, rule.apart_ms, *rule.blocks_ms,
-    ]  # fmt: skip
-
-
-def _spent(reply: list[Any], count: int, *, has_offender: bool) -> Spent:
-    balances = tuple(
-        Balance(reply[at] == 1, *reply[at + 1 : at + _CHARGE_REPLY])
-        for at in range(2, 2 + _CHARGE_REPLY * count, _CHARGE_REPLY)
-    )
-    after = 2 + _CHARGE_REPLY * count
-    return Spent(reply[0] == 1, reply[1], balances, Penalty(*reply[after : after + 3]) if has_offender else None)
+def _packed(tags: Sequence[str]) -> bytes:
+    return b"".join([place_of(tag)[0] for tag in tags])
 
 
 def _cache_answer(reply: list[Any]) -> CacheAnswer:
-    match reply:
-        case [int(number), bytes(vector), int(left_ms), bytes(value)] if 0 <= number < len(_CACHE_STATES):
-            state = _CACHE_STATES[number]
-            return CacheAnswer(state, value if state is CacheState.HIT else None, left_ms, vector)
-    raise StoreUnavailable(f"the enter script answered {reply!r} for the cache, which this version does not know")
+    try:
+        number, vector, left_ms, value, fresh_ms = reply
+        state, has_value, has_lease = _CACHE_STATES[number]
+    except (IndexError, TypeError, ValueError):
+        raise StoreUnavailable(
+            f"the enter script answered {reply!r} for the cache, which this version does not know"
+        ) from None
+    return CacheAnswer(state, value if has_value else None, left_ms, vector, fresh_ms, has_lease)

@@ -76,8 +76,7 @@ class Offender:
             raise ValueError(f"strikes and knocks are {self.strikes} and {self.knocks}, expected 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """The conditions of one `Store.spend`.
 
     Attributes:

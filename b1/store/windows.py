@@ -1,10 +1,4 @@
-"""All sliding windows of one process, within a byte bound that a flood of new keys cannot turn against the limits.
-
-Nothing that still counts is ever evicted, so an exhausted caller stays exhausted. When there is no room for a new key
-(the whole is nearly full, or its policy holds a quarter of it), the key shares one of its policy's 256 overflow windows
-with the others of its hash: strict, never lax. When there is room again, a key starts with a copy of what its overflow
-window counts, so it cannot spend the same units twice.
-A policy is what precedes the last ``:`` of a key.
+"""All sliding windows of one process: taking from several at once, for all or nothing; where they lie is the shelf's.
 
 Behind a Redis store the table mirrors what Redis counts for this process's callers, and keeps a list of the keys whose
 windows Redis does not fully know.
@@ -12,29 +6,21 @@ windows Redis does not fully know.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 
-from b1.store.balance import balance_of, share_of, spend_at_once
+from b1.store.balance import balance_of, share_of
 from b1.store.base import Balance, Charge
 from b1.store.passed import NEWS
-from b1.store.timetable import FILING_BYTES, Timetable
-from b1.store.window import Part, Window
+from b1.store.shelf import COUNTER_BYTES, REAP_PER_CALL, Shelf
+from b1.store.shelf import KEY_BYTES as KEY_BYTES
+from b1.store.shelf import OVERFLOW_WINDOWS as OVERFLOW_WINDOWS
+from b1.store.window import COUNTERS, FIRST, IS_MIRROR, TOTAL, WINDOW_MS, Part, Window
 
-OVERFLOW_WINDOWS = 256
-POLICY_SHARE = 4
-# Measured on CPython 3.11 to 3.13 (tests/store/test_windows.py compares with tracemalloc): the Window, its array with
-# the spare room it allocates, the key string without its characters, a dictionary entry at its emptiest, the total.
-KEY_BYTES = 312 + FILING_BYTES
-COUNTER_BYTES = 16
-_TICK_MS = 1000
-_REAP_PER_SPEND = 4
-_REAP_WHEN_FULL = 64
 # The oldest counters may have left the window in Redis already, whose counters begin at other moments.
 _LIVELY_COUNTERS = 57
-_OVERFLOW_MARK = ":~"  # no digest contains it
+# A named tuple made by its own constructor costs twice as much, and several are made for every request.
+_new = tuple.__new__
 
 
 class Windows:
@@ -43,38 +29,47 @@ class Windows:
     Shared state, touched only between two awaits of one event loop; every method is synchronous and complete.
 
     Args:
-        limit_bytes: accounted bytes; new keys are refused a window of their own at 7/8 of it, the rest is room for
-            the windows that exist to grow. Overflow windows come on top of it, 256 per policy at most.
+        limit_bytes: accounted bytes; see `Shelf`.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self.overflowed = 0
-        """How many spends went to an overflow window because there was no room."""
-        self.owed: dict[str, None] = {}
+        self.shelf = Shelf(limit_bytes)
+        self.owed = self.shelf.owed
         """Keys whose windows hold units that Redis has to be told of; see `mirror` and `hand_over`."""
         self.news: dict[str, Window] | None = None
         """What was counted here since `watch`, by key; None when nobody asked."""
         self.unnoted = 0
         """Spends that `news` had no room for."""
-        # Nobody may aim at another caller's overflow window. It passes to a successor, so that the same keys share.
-        self.salt = os.urandom(16)
-        self._windows: dict[str, Window] = {}
-        self._overflow = 0  # how many of them are overflow windows
-        self._policy_bytes: dict[str, int] = {}
-        self._timetable = Timetable(_TICK_MS)
-        self._new_key_limit = limit_bytes * 7 // 8
-        self._policy_limit = limit_bytes // POLICY_SHARE
+        self._windows = self.shelf.windows
+        self._timetable = self.shelf.timetable
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def __repr__(self) -> str:
-        return (
-            f"Windows(keys={len(self._windows)}, overflow={self._overflow}, "
-            f"held={self.held_bytes}/{self.limit_bytes} B)"
-        )
+        return f"Windows({self.shelf!r}, owed={len(self.owed)})"
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.shelf.limit_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        return self.shelf.held_bytes
+
+    @property
+    def overflowed(self) -> int:
+        """How many spends went to an overflow window because there was no room."""
+        return self.shelf.overflowed
+
+    @property
+    def salt(self) -> bytes:
+        """What overflow windows are chosen with."""
+        return self.shelf.salt
+
+    @salt.setter
+    def salt(self, salt: bytes) -> None:
+        self.shelf.salt = salt
 
     def spend(
         self,
@@ -94,57 +89,116 @@ class Windows:
             share: how many processes stand in; each has its part of what was left.
         """
         if now_ms >= self._timetable.next_ms:
-            self.reap(now_ms, _REAP_PER_SPEND)
+            self.shelf.reap(now_ms, REAP_PER_CALL)
         allowed = True
         found = []
         for charge in charges:
-            window = self._windows.get(charge.key)
-            if window is None or window.window_ms != charge.window_ms:
-                window = self._find(charge)
-            used = 0
-            if window is not None:
-                self._advance(window, now_ms)
-                used = window.total
+            home = key = charge.key
+            window = self._windows.get(key)
+            if window is None:
+                home = self.shelf.home_of(key)
+                window = self._windows.get(home)
+            if window is None or window[WINDOW_MS] != charge.window_ms:
+                # What was counted for another window length says nothing about this one.
+                window, used = None, 0
+            else:
+                self.shelf.advance(window, now_ms)
+                used = window[TOTAL]
             if share > 1:
                 charge = share_of(charge, window, share)
             fits = used + charge.cost <= charge.quota
             if not fits and not charge.shadow:
                 allowed = False
-            found.append((charge, window, fits))
-        if is_forced:
-            allowed = True
+            found.append((charge, home, window, fits))
+        takes = commit and (allowed or is_forced)
         balances = []
-        for charge, window, fits in found:
-            if allowed and commit and charge.cost and (fits or is_forced):
+        for charge, home, window, fits in found:
+            if takes and charge.cost and (fits or is_forced):
                 fits = True
-                window = self._add(charge, now_ms, is_stand_in=is_stand_in)
+                window = self._add(charge, home, now_ms, is_stand_in=is_stand_in)
             balances.append(balance_of(charge, window, fits, now_ms))
-        return allowed, tuple(balances)
+        return allowed or is_forced, tuple(balances)
 
     def spend_at_once(self, charges: Sequence[Charge], now_ms: int) -> tuple[Balance, ...] | None:
-        """Take from all charges if that is simple; None, and nothing, where `spend` has to be asked."""
-        if now_ms >= self._timetable.next_ms or self.news is not None:
-            return None
-        return spend_at_once(self._windows, charges, now_ms)
+        """Take from all charges if every window is there and something remains of every quota; None, and nothing, where
+        `spend` has to be asked.
 
-    def _advance(self, window: Window, now_ms: int) -> None:
-        before = len(window.counters)
-        window.advance(now_ms)
-        self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
+        This is what most requests need, at half the cost of the general way.
+        """
+        shelf = self.shelf
+        if now_ms >= self._timetable.next_ms or self.news is not None or shelf.held_bytes >= shelf.limit_bytes:
+            return None
+        windows, balances = self._windows, []
+        window_ms = current = reset_ms = 0
+        for charge in charges:
+            window = windows.get(charge.key)
+            if window is None or window[WINDOW_MS] != charge.window_ms:
+                break
+            if window_ms != charge.window_ms:
+                window_ms = charge.window_ms
+                current = now_ms * 60 // window_ms
+                reset_ms = -((current + COUNTERS) * window_ms // -60) - now_ms
+            cost = charge.cost
+            if len(window) > FIRST and (window[FIRST] < current - 60 or window[-2] > current):
+                if window[-2] > current:
+                    break
+                shelf.advance(window, now_ms)
+            total = window[TOTAL] + cost
+            remaining = charge.quota - total
+            if remaining < 1 or not cost:
+                break
+            if window[-2] == current and len(window) > FIRST:
+                window[-1] += cost
+            else:
+                window.append(current)
+                window.append(cost)
+                shelf.held_bytes += COUNTER_BYTES
+            window[TOTAL] = total
+            balances.append(_new(Balance, (True, total, remaining, 0, 0, reset_ms)))
+        else:
+            return tuple(balances)
+        for charge, _ in zip(charges, balances, strict=False):
+            self._take_back(windows[charge.key], charge.cost)
+        return None
 
     def refund(self, charges: Sequence[Charge], now_ms: int) -> None:
         """Give each charge's cost back, newest units first."""
         for charge in charges:
-            window = self._find(charge)
-            if window is None:
+            home = self.shelf.home_of(charge.key)
+            window = self._windows.get(home)
+            if window is None or window[WINDOW_MS] != charge.window_ms:
                 continue
-            self._advance(window, now_ms)
-            before = len(window.counters)
-            window.take_back(charge.cost)
-            self.held_bytes -= (before - len(window.counters)) * (COUNTER_BYTES // 2)
-            noted = self.news.get(self._key_of(charge.key)) if self.news else None
+            self.shelf.advance(window, now_ms)
+            self._take_back(window, charge.cost)
+            noted = self.news.get(home) if self.news else None
             if noted is not None:
                 noted.take_back(charge.cost)
+
+    def follow(self, charges: Sequence[Charge], balances: Sequence[Balance], now_ms: int, *, takes: bool) -> None:
+        """Follow what Redis answered about windows.
+
+        Mostly that is a larger number: nothing ran out, nobody else spent, and the newest counter is the present one.
+        """
+        windows, owed = self._windows, self.owed
+        for charge, balance in zip(charges, balances, strict=True):
+            key, used = charge.key, balance[1]
+            spent = charge.cost if takes and balance[0] else 0
+            window = windows.get(key)
+            current = now_ms * 60 // charge.window_ms
+            if (
+                window is None
+                or len(window) == FIRST
+                or window[TOTAL] + spent != used
+                or window[-2] != current
+                or window[FIRST] < current - 60
+                or window[WINDOW_MS] != charge.window_ms
+                or not window[IS_MIRROR]
+                or key in owed
+            ):
+                self.mirror(charge, used, spent, now_ms)
+                continue
+            window[-1] += spent
+            window[TOTAL] = used
 
     def mirror(self, charge: Charge, used: int, spent: int, now_ms: int) -> None:
         """Follow what Redis counts: `used` units now, `spent` of them by this call.
@@ -152,25 +206,28 @@ class Windows:
         Units that others spent are dated now, so they never come back early here. When Redis has nothing although it
         should, its data was lost: the window stays as it is, and is owed.
         """
-        window = self._windows.get(charge.key)
+        key = charge.key
+        window = self._windows.get(key)
         if window is None:
-            if used == 0 or not self._has_room(charge.key):
+            if used == 0:
                 return
-            window = self._keep(charge.key, Window(charge.window_ms), now_ms)
-        before = len(window.counters)
-        if window.window_ms != charge.window_ms:
+            window = self.shelf.open_own(key, charge.window_ms, now_ms)
+            if window is None:
+                return
+        before = len(window)
+        if window[WINDOW_MS] != charge.window_ms:
             window.restart(charge.window_ms)
         window.advance(now_ms)
-        if used == spent and window.total_since(now_ms * 60 // window.window_ms - _LIVELY_COUNTERS):
-            self.owed[charge.key] = None
-        elif charge.key not in self.owed:
+        if used == spent and window.total_since(now_ms * 60 // window[WINDOW_MS] - _LIVELY_COUNTERS):
+            self.owed[key] = None
+        elif key not in self.owed:
             window.is_mirror = True
-            if window.total + spent > used:
-                window.drop_oldest(window.total + spent - used)
-        missing = max(spent, used - window.total)
+            if window[TOTAL] + spent > used:
+                window.drop_oldest(window[TOTAL] + spent - used)
+        missing = max(spent, used - window[TOTAL])
         if missing:
-            window.add(missing, now_ms, may_grow=self.held_bytes < self.limit_bytes)
-        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+            window.add(missing, now_ms, may_grow=self.shelf.may_grow)
+        self._recount(window, before)
 
     def owe_all(self) -> None:
         """Redis may have lost its data: all that is mirrored is owed."""
@@ -184,23 +241,14 @@ class Windows:
         window = self._windows.get(key)
         if window is None:
             return None
-        self._advance(window, now_ms)
+        self.shelf.advance(window, now_ms)
         parts = window.parts(now_ms)
         window.close_seam()
-        return (window.window_ms, parts) if window.total else None
+        return (window[WINDOW_MS], parts) if window[TOTAL] else None
 
     def reap(self, now_ms: int, at_most: int) -> None:
         """Look at up to `at_most` keys that are due, and forget those that count nothing any more."""
-        for _ in range(at_most):
-            key = self._timetable.take(now_ms)
-            if key is None:
-                return
-            window = self._windows[key]
-            ends_at_ms = window.ends_at_ms()
-            if ends_at_ms > now_ms:
-                self._timetable.file(key, ends_at_ms)
-            else:
-                self._forget(key, window)
+        self.shelf.reap(now_ms, at_most)
 
     def watch(self) -> None:
         """Note from now on, apart, what is counted here."""
@@ -229,26 +277,22 @@ class Windows:
         """
         window = self._windows.get(key)
         if window is None:
-            size = KEY_BYTES + len(key) + len(counters) * (COUNTER_BYTES // 2)
-            if self.held_bytes + size > self.limit_bytes:
+            if not self.shelf.receive(key, window_ms, counters, total, now_ms):
                 return None
-            window = Window.restored(window_ms, counters, total)
-            self._overflow += _OVERFLOW_MARK in key
-            self._keep(key, window, now_ms)
             if is_owed:
-                window.set_seam(counters[0], 0)
+                self._windows[key].set_seam(counters[0], 0)
                 self.owed[key] = None
             return []
-        if window.window_ms != window_ms:
+        if window[WINDOW_MS] != window_ms:
             return None
-        before = len(window.counters)
+        before = len(window)
         rest: list[tuple[int, int]] = []
         if is_owed:
             rest = window.merge_owed(counters)
             self.owed[key] = None
         else:
             window.merge(counters)
-        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+        self._recount(window, before)
         return rest
 
     def restore(self, rows: list[tuple[str, int, array[int], int]], now_ms: int) -> bool:
@@ -257,54 +301,29 @@ class Windows:
         Args:
             rows: key, window_ms, counters and their sum.
         """
-        size = sum([KEY_BYTES + len(row[0]) + len(row[2]) * (COUNTER_BYTES // 2) for row in rows])
-        windows = self._windows
-        if self.held_bytes + size > self.limit_bytes or any(row[0] in windows for row in rows):
-            return False
-        filed: dict[int, list[str]] = {}
-        for key, window_ms, counters, total in rows:
-            windows[key] = Window.restored(window_ms, counters, total)
-            policy = key.rpartition(":")[0]
-            self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + KEY_BYTES + len(key)
-            if window_ms in filed:
-                filed[window_ms].append(key)
-            else:
-                filed[window_ms] = [key]
-            if _OVERFLOW_MARK in key:
-                self._overflow += 1
-        for window_ms, keys in filed.items():
-            self._timetable.file_all(keys, _last_look_ms(now_ms, window_ms))
-        self.held_bytes += size
-        return True
+        return self.shelf.receive_all(rows, now_ms)
 
-    def _find(self, charge: Charge) -> Window | None:
-        """Return the window that counts the key, its own or a shared one; None where nothing of use is counted."""
+    def _add(self, charge: Charge, home: str, now_ms: int, *, is_stand_in: bool) -> Window:
         window = self._windows.get(charge.key)
-        if window is None and self._overflow:
-            window = self._windows.get(self._overflow_key(charge.key))
-        # What was counted for another window length says nothing about this one.
-        return window if window is not None and window.window_ms == charge.window_ms else None
-
-    def _add(self, charge: Charge, now_ms: int, *, is_stand_in: bool) -> Window:
-        window = self._windows.get(charge.key)
+        is_own = window is not None
         if window is None:
-            window = self._open(charge, now_ms)
-        before = len(window.counters)
-        if window.window_ms != charge.window_ms:
+            window = self.shelf.open(charge.key, home, charge.window_ms, now_ms)
+            is_own = charge.key in self._windows
+        before = len(window)
+        if window[WINDOW_MS] != charge.window_ms:
             window.restart(charge.window_ms)
-        if is_stand_in and charge.key in self._windows:  # units in a shared window are nobody's in particular
+        if is_stand_in and is_own:  # units in a shared window are nobody's in particular
             window.open_seam(now_ms)
             self.owed[charge.key] = None
-        window.add(charge.cost, now_ms, may_grow=self.held_bytes < self.limit_bytes)
-        self.held_bytes += (len(window.counters) - before) * (COUNTER_BYTES // 2)
+        window.add(charge.cost, now_ms, may_grow=self.shelf.may_grow)
+        self._recount(window, before)
         if self.news is not None:
-            self._note(self.news, charge, now_ms)
+            self._note(self.news, charge, charge.key if is_own else self.shelf.home_of(charge.key), now_ms)
         return window
 
-    def _note(self, news: dict[str, Window], charge: Charge, now_ms: int) -> None:
-        key = self._key_of(charge.key)
+    def _note(self, news: dict[str, Window], charge: Charge, key: str, now_ms: int) -> None:
         noted = news.get(key)
-        if noted is None or noted.window_ms != charge.window_ms:
+        if noted is None or noted[WINDOW_MS] != charge.window_ms:
             if len(news) >= NEWS:
                 self.unnoted += 1
                 return
@@ -312,57 +331,10 @@ class Windows:
         noted.advance(now_ms)
         noted.add(charge.cost, now_ms)
 
-    def _key_of(self, key: str) -> str:
-        return key if key in self._windows else self._overflow_key(key)
+    def _take_back(self, window: Window, units: int) -> None:
+        before = len(window)
+        window.take_back(units)
+        self._recount(window, before)
 
-    def _overflow_key(self, key: str) -> str:
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=1, key=self.salt).digest()
-        return f"{key.rpartition(':')[0]}{_OVERFLOW_MARK}{digest[0] % OVERFLOW_WINDOWS}"
-
-    def _open(self, charge: Charge, now_ms: int) -> Window:
-        """Make a window for a key that has none, or find the one it has to share."""
-        key = charge.key
-        if not self._has_room(key):
-            self.reap(now_ms, _REAP_WHEN_FULL)
-        shared_key = self._overflow_key(key)
-        shared = self._windows.get(shared_key) if self._overflow else None
-        if self._has_room(key):
-            return self._keep(key, Window(charge.window_ms) if shared is None else shared.copy(), now_ms)
-        self.overflowed += 1
-        if shared is None:
-            self._overflow += 1
-            shared = self._keep(shared_key, Window(charge.window_ms), now_ms)
-        return shared
-
-    def _keep(self, key: str, window: Window, now_ms: int) -> Window:
-        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
-        self._windows[key] = window
-        self._policy_bytes[policy] = self._policy_bytes.get(policy, 0) + size
-        self.held_bytes += size + len(window.counters) * (COUNTER_BYTES // 2)
-        self._timetable.file(key, _last_look_ms(now_ms, window.window_ms))
-        return window
-
-    def _has_room(self, key: str) -> bool:
-        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
-        return (
-            self.held_bytes + size <= self._new_key_limit
-            and self._policy_bytes.get(policy, 0) + size <= self._policy_limit
-        )
-
-    def _forget(self, key: str, window: Window) -> None:
-        policy, size = key.rpartition(":")[0], KEY_BYTES + len(key)
-        del self._windows[key]
-        self.owed.pop(key, None)
-        if _OVERFLOW_MARK in key:
-            self._overflow -= 1
-        self.held_bytes -= size + len(window.counters) * (COUNTER_BYTES // 2)
-        left = self._policy_bytes[policy] - size
-        if left:
-            self._policy_bytes[policy] = left
-        else:
-            del self._policy_bytes[policy]
-
-
-def _last_look_ms(now_ms: int, window_ms: int) -> int:
-    """Return when what is counted until now has left the window."""
-    return now_ms + window_ms + window_ms // 60 + 1
+    def _recount(self, window: Window, before: int) -> None:
+        self.shelf.held_bytes += (len(window) - before) * (COUNTER_BYTES // 2)

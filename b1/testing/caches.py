@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from b1.store.base import CacheAnswer, CacheRead, CacheState, Charge
+from b1.store.versions import compare
 from b1.testing.harness import MINUTE_MS, StoreHarness, check
 
 _KEY = "cache:1:k"
@@ -119,7 +120,7 @@ async def a_copy_that_is_still_current_is_not_sent_again(h: StoreHarness) -> Non
     assert await _keep(h, b"v", begun.vector)
     held = CacheRead(_KEY, _TAGS, 1000, held=begun.vector)
     current = (await h.store.enter([], read=held)).cache
-    assert current == (CacheState.CURRENT, None, 0, begun.vector)
+    assert current == CacheAnswer(CacheState.CURRENT, None, 0, begun.vector)
     await h.store.invalidate(["plan"])
     moved = (await h.store.enter([], read=held)).cache
     assert moved is not None
@@ -155,4 +156,86 @@ async def a_request_spends_and_reads_in_one_call(h: StoreHarness) -> None:
 @check
 async def a_refused_request_takes_no_lease(h: StoreHarness) -> None:
     await h.store.enter([Charge("limit:a:1", 0, MINUTE_MS)], read=CacheRead(_KEY, _TAGS, 1000))
+    assert (await _read(h)).state is CacheState.LEASED
+
+
+@check
+async def a_value_that_was_invalidated_softly_is_stale_and_somebody_loads_it(h: StoreHarness) -> None:
+    assert await _keep(h, b"old", (await _read(h)).vector)
+    await h.store.invalidate(["somebody else's"], soft=["plan"])
+    first, second = await _read(h), await _read(h)
+    assert (first.state, first.value, first.has_lease, first.fresh_ms) == (CacheState.STALE, b"old", True, 0)
+    assert (second.state, second.value, second.has_lease) == (CacheState.STALE, b"old", False)
+    assert 0 < first.left_ms <= MINUTE_MS
+    assert await _keep(h, b"new", first.vector)
+    assert (await _read(h)).value == b"new"
+
+
+@check
+async def a_stale_value_comes_without_the_lease_when_it_was_not_asked_for(h: StoreHarness) -> None:
+    assert await _keep(h, b"old", (await _read(h)).vector)
+    await h.store.invalidate([], soft=["plan"])
+    found = await _read(h, 0)
+    assert (found.state, found.has_lease) == (CacheState.STALE, False)
+    assert (await _read(h)).has_lease
+
+
+@check
+async def a_value_that_was_invalidated_hard_is_not_served_stale(h: StoreHarness) -> None:
+    assert await _keep(h, b"old", (await _read(h)).vector)
+    await h.store.invalidate([], soft=["plan"])
+    await h.store.invalidate(["accounts:1"])
+    assert (await _read(h)).state is CacheState.LEASED
+
+
+@check
+async def a_tag_in_both_lists_is_invalidated_hard(h: StoreHarness) -> None:
+    assert await _keep(h, b"old", (await _read(h)).vector)
+    await h.store.invalidate(["plan"], soft=["plan", "accounts:1"])
+    assert (await _read(h)).state is CacheState.LEASED
+
+
+@check
+async def so_many_soft_invalidations_are_never_none(h: StoreHarness) -> None:
+    begun = await _read(h, 0)
+    for _ in range(130):
+        await h.store.invalidate([], soft=["plan"])
+        assert (await _read(h, 0)).vector != begun.vector
+    assert not await _keep(h, b"old", begun.vector)
+
+
+@check
+async def a_load_that_was_invalidated_softly_is_not_kept(h: StoreHarness) -> None:
+    begun = await _read(h)
+    await h.store.invalidate([], soft=["plan"])
+    assert not await _keep(h, b"old", begun.vector)
+
+
+@check
+async def a_value_whose_fresh_time_is_over_is_stale_to_the_end_of_its_life(h: StoreHarness) -> None:
+    begun = await _read(h)
+    store = h.store.store_if_unchanged
+    assert await store(_KEY, b"v", tags=_TAGS, vector=begun.vector, ttl_ms=MINUTE_MS, fresh_ms=10_000)
+    fresh = await _read(h)
+    assert (fresh.state, fresh.value) == (CacheState.HIT, b"v")
+    assert 0 < fresh.fresh_ms <= 10_000 < fresh.left_ms
+    assert await store(_KEY, b"v", tags=_TAGS, vector=begun.vector, ttl_ms=MINUTE_MS, fresh_ms=0)
+    stale = await _read(h)
+    assert (stale.state, stale.value, stale.has_lease) == (CacheState.STALE, b"v", True)
+
+
+@check
+async def what_was_invalidated_is_stale_here_at_once(h: StoreHarness) -> None:
+    before = h.store.versions.vector(_TAGS)
+    changes = h.store.versions.changes
+    h.store.invalidate_here(["plan"])
+    assert h.store.versions.changes > changes
+    assert compare(before, h.store.versions.vector(_TAGS)) == "hard"
+    before = h.store.versions.vector(_TAGS)
+    h.store.invalidate_here([], soft=["accounts:1"])
+    assert compare(before, h.store.versions.vector(_TAGS)) == "soft"
+    before = h.store.versions.vector(_TAGS)
+    h.store.invalidate_here(None)
+    assert compare(before, h.store.versions.vector(_TAGS)) == "hard"
+    await h.store.invalidate(None)
     assert (await _read(h)).state is CacheState.LEASED

@@ -1,19 +1,33 @@
-"""Serve one contender with uvicorn, uvloop and httptools on one core: ``python -m contenders.serve APP PORT CORE``."""
+"""Serve one contender with uvicorn, uvloop and httptools on one core: ``python -m contenders.serve APP PORT CORE [b1]``.
+
+With ``b1`` connections are served by b1's protocol, as by the worker of ``b1 run``; everything else is the same.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
+from typing import Any
 
 import uvicorn
 
 
-def main(app: str, port: str, core: str) -> None:
+def main(app: str, port: str, core: str, kind: str = "uvicorn") -> None:
     if core != "any":
         os.sched_setaffinity(0, {int(core)})
-    uvicorn.run(
-        app, host="127.0.0.1", port=int(port), loop="uvloop", http="httptools", access_log=False, log_level="warning"
-    )
+    http: Any = _protocol() if kind == "b1" else "httptools"
+    uvicorn.run(app, host="127.0.0.1", port=int(port), loop="uvloop", http=http, access_log=False, log_level="warning")
+
+
+def _protocol() -> Any:
+    from b1.clock import SystemClock
+    from b1.server.heads import HeadLimits
+    from b1.server.protocol import B1Protocol
+    from b1.server.refusals import Refusals
+
+    limits = HeadLimits(limit_bytes=32_768, limit_fields=100, timeout_s=10.0)
+    return partial(B1Protocol, limits=limits, refusals=Refusals(SystemClock()))
 
 
 if __name__ == "__main__":

@@ -69,10 +69,12 @@ def running_redis(cores: Cores) -> Iterator[Started]:
 
 
 @contextmanager
-def running_contender(python: Path, app: str, environment: dict[str, str], cores: Cores) -> Iterator[Started]:
-    """Serve a contender on the server's core."""
+def running_contender(
+    python: Path, app: str, environment: dict[str, str], cores: Cores, kind: str = "uvicorn"
+) -> Iterator[Started]:
+    """Serve a contender on the server's core; `kind`: whose protocol."""
     port = process.free_port()
-    command: list[str | Path] = [python, "-m", "contenders.serve", app, str(port), str(cores.server)]
+    command: list[str | Path] = [python, "-m", "contenders.serve", app, str(port), str(cores.server), kind]
     with (
         tempfile.TemporaryDirectory(prefix="b1-bench-") as folder,
         _running(command, port, Path(folder) / "server.log", environment) as server,

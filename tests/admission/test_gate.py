@@ -35,6 +35,7 @@ class World:
             "most_limit": 2,
             "threads": 2,
             "alarm_s": 0.1,
+            "alarm_requests": 1,
             "shares": (0.5, 0.4, 0.1),
         }
         self.gate = Gate(
@@ -116,8 +117,9 @@ async def test_a_request_older_than_patience_is_refused_before_it_waits() -> Non
 
 async def test_what_waits_in_vain_is_refused_when_its_time_comes() -> None:
     world = World()
-    world.fill()
-    task = world.waits(world.ticket())
+    one_by_one = world.gate.habits("/cpu", rank=NORMAL, cpu_bound=True)
+    assert world.try_enter(world.ticket(habits=one_by_one))
+    task = world.waits(world.ticket(habits=one_by_one))
     await world.settle()
     world.clock.advance(0.2)
     assert "age" == await world.reason(task)
@@ -427,17 +429,44 @@ async def test_what_waited_in_the_socket_while_nobody_accepted_is_as_young_as_th
 
 @pytest.mark.parametrize("calm", ["opening", "overlapping", None])
 async def test_a_queue_that_stands_because_of_a_replacement_is_no_overload(calm: str | None) -> None:
-    world = World(standing_s=0.1, alarm_s=0.1, target_s=0.1, patience_s=1.0)
+    world = World(standing_s=0.1, alarm_s=0.1, alarm_requests=1, target_s=0.1, patience_s=1.0)
     if calm == "opening":
         world.gate.open()
     world.is_overlapping = calm == "overlapping"
     world.gate.look()
-    world.fill(2)
-    first = world.waits(world.ticket())
+    one_by_one = world.gate.habits("/cpu", rank=NORMAL, cpu_bound=True)
+    assert world.try_enter(world.ticket(habits=one_by_one))
+    first = world.waits(world.ticket(habits=one_by_one))
     await world.settle()
     world.clock.advance(0.5)  # the queue has stood for half a second
-    second = world.waits(world.ticket())
+    second = world.waits(world.ticket(habits=one_by_one))
     await asyncio.sleep(0.05)
     assert (calm is None, False) == (first.done(), second.done())
     await world.gate.aclose()
     await asyncio.gather(first, second)
+
+
+async def test_whoever_waits_behind_slow_requests_is_not_refused_while_the_limit_was_only_set() -> None:
+    """A cold worker and a route of two seconds: nothing has ended yet, and nothing is known."""
+    world = World(patience_s=1.0)
+    first, _ = world.fill()
+    task = world.waits(world.ticket())
+    await world.settle()
+    world.clock.advance(2.0)
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    world.gate.leave(first, is_honest=True)
+    assert await world.reason(task) is None
+
+
+async def test_the_time_in_which_a_client_sent_its_body_teaches_nothing() -> None:
+    world = World(most_limit=50, initial_limit=20)
+    for _ in range(40):  # unpressed windows
+        one = world.ticket()
+        assert world.try_enter(one)
+        world.gate.pause(one)
+        world.clock.advance(3.0)
+        world.gate.resume(one)
+        world.clock.advance(0.25)
+        world.gate.leave(one, is_honest=True)
+    assert 0.25 == pytest.approx(world.route.times.unloaded_s)

@@ -11,7 +11,7 @@ from b1.admission.lane import Lane
 from b1.admission.options import CRITICAL, NORMAL, SHEDDABLE, AdmissionOptions
 from b1.admission.ticket import AGE, DEADLINE, FULL, GONE, Refusal, Ticket
 
-OPTIONS = AdmissionOptions(queue_limit=10, standing_s=0.1, alarm_s=0.1, target_s=0.1, patience_s=1.0)
+OPTIONS = AdmissionOptions(queue_limit=10, standing_s=0.1, alarm_s=0.1, alarm_requests=1, target_s=0.1, patience_s=1.0)
 FAR_S = 1e9
 
 
@@ -287,3 +287,41 @@ def test_an_overload_lasts_until_the_queue_is_empty() -> None:
     queue.next(0.16)
     offered(queue, 1, now_s=0.17)
     assert not queue.is_standing(0.2)
+
+
+# When a filled queue is overload: OPTIONS as planned
+
+
+def planned(**options: float) -> Lane:
+    return Lane("waiting", 1, AdmissionOptions(**options), is_strict=False)  # type: ignore[arg-type]
+
+
+def test_a_few_clients_on_a_slow_machine_are_no_overload() -> None:
+    """Sixteen that ask again at once, on a route of 10 ms that takes 30: each waits for 450 ms, and is served."""
+    queue = planned()
+    offered(queue, 15, now_s=0.0)
+    assert [False, False] == [queue.is_standing(now_s) for now_s in (0.3, 0.5)]
+
+
+def test_many_are_as_soon_as_one_has_waited_too_long() -> None:
+    queue = planned()
+    offered(queue, 40, now_s=0.0)
+    assert [False, True] == [queue.is_standing(now_s) for now_s in (0.25, 0.26)]
+
+
+def test_few_are_when_half_of_their_patience_is_over() -> None:
+    """A route of 100 ms at twice its capacity never has many waiting: they give up first."""
+    queue = planned()
+    offered(queue, 5, now_s=0.0)
+    assert [False, True] == [queue.is_standing(now_s) for now_s in (0.5, 0.51)]
+
+
+def test_waiting_as_long_as_the_request_itself_takes_is_no_overload() -> None:
+    queue = planned()
+    queue.usual_s = 2.0
+    offered(queue, 40, now_s=0.0)
+    assert [False, True] == [queue.is_standing(now_s) for now_s in (2.0, 2.1)]
+    patient = planned()
+    patient.usual_s = 2.0
+    offered(patient, 1, now_s=0.0)
+    assert [2.0, 1.0] == [patient.age_limit_s(0.5), planned().age_limit_s(0.5)]

@@ -106,7 +106,35 @@ def test_a_probe_teaches_what_the_unloaded_time_is() -> None:
     fleet = Fleet(initial=10)
     fleet.windows(1, 0.080)  # the first window was under load already
     fleet.windows(int((PROBE_FIRST_S + PROBE_EVERY_S) / WINDOW_S) + 20, lambda limit: 0.010 * max(1.0, limit / 10))
-    assert fleet.times.unloaded_s < 0.040
+    assert fleet.times.unloaded_s < 0.050
+
+
+def test_a_limit_that_was_never_felt_is_doubled_once_in_the_time_of_a_request() -> None:
+    fleet = Fleet(initial=8)
+    fleet.know(0.45)  # five windows long
+    assert [16] * 5 + [32] * 5 + [64] == [fleet.windows(1, 0.45) for _ in range(11)]
+
+
+def test_slow_start_ends_at_the_first_queue_for_good() -> None:
+    fleet = Fleet(initial=8)
+    fleet.know(0.1)
+    assert 16 == fleet.windows(1, 0.1)
+    after = fleet.windows(1, 0.1 * 1.5 / (1 - 3 / 16))  # 3 in line: neither more nor less
+    assert (16, 20) == (after, fleet.windows(1, 0.1))
+
+
+def test_slow_start_ends_when_what_it_did_is_felt_although_the_first_requests_came_in_a_crowd() -> None:
+    fleet = Fleet(initial=8)
+    fleet.windows(1, 0.4)  # taken for the unloaded time
+    doubled = fleet.windows(5, 0.05, in_work=16)
+    assert doubled == fleet.windows(1, 0.1) - 4
+
+
+def test_the_usual_time_is_known_when_a_window_has_closed() -> None:
+    fleet = Fleet()
+    assert 0.0 == fleet.vegas.usual_s
+    fleet.know(0.25)
+    assert 0.25 == pytest.approx(fleet.vegas.usual_s)
 
 
 def test_routes_of_different_length_share_a_limit() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from b1.alerts import AlertOptions, Alerts
 from b1.alerts.alert import Alert, Severity, Transition
-from b1.alerts.sender import backoff_s
 from b1.alerts.webhook import Result, Webhook
 from b1.clock import ManualClock, SystemClock
+from b1.outbound import Resolver, backoff_s
 from tests.alerts.receiver import (
     CLOSE,
     HANG,
@@ -225,8 +225,6 @@ async def test_a_dead_address_leads_to_the_next_one() -> None:
 
 
 async def test_the_addresses_found_last_are_used_when_the_resolver_fails() -> None:
-    from b1.alerts.wire import Resolver
-
     resolver = Resolver()
     answers: list[list[str] | OSError] = [["192.0.2.1"], OSError("no thread")]
 
@@ -243,8 +241,6 @@ async def test_the_addresses_found_last_are_used_when_the_resolver_fails() -> No
 
 
 async def test_a_resolver_that_hangs_is_not_started_twice_and_ends_with_the_attempt() -> None:
-    from b1.alerts.wire import Resolver
-
     resolver, started = Resolver(), []
 
     async def look_up(host: str, port: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from b1.alerts.alert import Alert, Severity, Transition
 from b1.alerts.shapes import fingerprint, render
-from b1.alerts.signing import Signer
+from b1.outbound import Signer
 from tests.alerts.receiver import SECRET
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/alerts.md").read_text()

@@ -14,8 +14,9 @@ from b1.alerts.alert import (
     transition_from,
 )
 from b1.alerts.shapes import fingerprint, render
-from b1.alerts.signing import Signer
+from b1.alerts.signing import make_signer
 from b1.errors import InvalidSetting
+from b1.outbound import Signer
 from tests.alerts.receiver import SECRET
 
 FIRING = Transition(
@@ -156,6 +157,6 @@ def test_two_secrets_give_two_signatures_while_one_replaces_the_other() -> None:
 @pytest.mark.parametrize("text", ["", "plain", "whsec_", "whsec_***", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
 def test_a_secret_that_is_none_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(InvalidSetting) as refused:
-        Signer(text)
+        make_signer(text)
     assert text not in ("", "whsec_", "whsec_***") or "=*** does not parse" in str(refused.value)
     assert "MfKQ" not in str(refused.value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from b1.alerts.target import is_public, parse_target
+from b1.alerts.target import parse_target
 from b1.errors import InvalidSetting
+from b1.outbound import is_public
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,8 @@ async def test_the_fixed_bound_of_before_still_builds_a_gate() -> None:
 async def test_other_scopes_pass_untouched() -> None:
     app = App()
     layer = Admission(app, limit=1, is_running=lambda: False, is_critical=lambda: True)
-    await layer({"type": "websocket"}, nothing, nothing)
-    assert [("websocket", b"")] == app.seen
+    await layer({"type": "lifespan"}, nothing, nothing)
+    assert [("lifespan", b"")] == app.seen
 
 
 async def test_the_server_is_found_in_the_state_of_the_first_request() -> None:

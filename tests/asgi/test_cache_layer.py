@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from b1.asgi.middleware.cache import STORED_LIMIT_BYTES, CacheLayer, LayerCounts
+from b1.asgi.caching.service import ResponseCache
+from b1.asgi.middleware.cache import STORED_LIMIT_BYTES, CacheLayer
 from b1.asgi.options import CacheOptions, RouteOptions
 from b1.cache import L1
 from b1.clock import ManualClock
@@ -15,7 +16,7 @@ from b1.types import ASGIApp, Principal, Receive, Scope, Send
 from b1.units import MIB
 from tests.asgi.raw import ANN, BOB, App, Reply, call, inside, nothing
 
-LEDGER = CacheOptions(ttl_s=60, vary="organization", tags=("ledger:{organization}",))
+LEDGER = CacheOptions(ttl_s=60, vary="organization", tags=("ledger:{organization}",), stale_s=0)
 MINE = CacheOptions(ttl_s=60)
 STRANGER = Principal("carl", "2", tier="pro")
 
@@ -26,9 +27,10 @@ class World:
     def __init__(self, app: ASGIApp | None = None, options: CacheOptions | None = LEDGER) -> None:
         self.clock = ManualClock()
         self.l1 = L1(4 * MIB, self.clock)
-        self.counts = LayerCounts()
+        self.responses = ResponseCache(self.l1, self.clock)
+        self.counts = self.responses.counts
         self.inner = App()
-        self.layer = CacheLayer(app or self.inner, l1=self.l1, counts=self.counts)
+        self.layer = CacheLayer(app or self.inner, responses=self.responses)
         self.options = RouteOptions(cache=options)
 
     async def get(self, path: str = "/summary", principal: Principal | None = ANN, **more: Any) -> Reply:
@@ -51,8 +53,9 @@ class TestHits:
         world.inner.headers.append((b"content-type", b"application/json"))
         first, second = await world.get(), await world.get()
         assert (world.runs, second.body, second.status) == (1, first.body, 200)
-        assert (first.headers.pop("cache-status"), second.headers.pop("cache-status")) == ("b1; fwd=miss", "b1; hit")
-        assert second.headers == first.headers
+        statuses = (first.headers.pop("cache-status"), second.headers.pop("cache-status"))
+        assert statuses == ("b1; fwd=uri-miss; stored", "b1; hit; ttl=60; detail=l1")
+        assert second.headers == {**first.headers, "age": "0"}
         assert (world.counts.hits, world.counts.misses) == (1, 1)
 
     async def test_what_belongs_to_one_request_is_not_stored(self) -> None:
@@ -106,7 +109,12 @@ class TestWhoseAnswerItIs:
         assert await runs_of(World(), *alone) == 2
 
     async def test_query_and_path_are_part_of_it(self) -> None:
-        requests = [{"path": "/a"}, {"path": "/b"}, {"path": "/a", "query": b"x=1"}, {"path": "/a", "query": b"x=2"}]
+        requests: list[dict[str, Any]] = [
+            {"path": "/a"},
+            {"path": "/b"},
+            {"path": "/a", "query": b"x=1"},
+            {"path": "/a", "query": b"x=2"},
+        ]
         assert await runs_of(World(), *requests, *requests) == 4
 
     async def test_the_routes_own_authorisation_is_asked_before_a_hit(self) -> None:
@@ -146,7 +154,7 @@ class TestWhatIsNotStored:
         world = World()
         world.inner.body = b"x" * (STORED_LIMIT_BYTES + 1)
         assert await runs_of(world, {}, {}) == 2
-        assert world.l1.held_bytes() == 0
+        assert len(world.l1) == 0
 
     async def test_half_an_answer(self) -> None:
         async def broken(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,10 +19,10 @@ from b1.errors import ConfigurationError
 from b1.idempotency import Attempt, IdempotencyOptions
 from b1.idempotency.transactional import Transaction
 from b1.types import ASGIApp, Message, Receive, Scope, Send
-from tests.idempotency.conftest import database
+from tests.idempotency.conftest import database, shared_postgres_url
 from tests.idempotency.harness import ANN, BOB, World, attempt, effects, make_thing, post, records, until
 
-__all__ = ["database"]
+__all__ = ["database", "shared_postgres_url"]
 
 
 class Counted:

@@ -307,6 +307,19 @@ class TestDepending:
                 answers.append(await _passes(limited, connection))
         assert [True, True, False] == answers
 
+    @pytest.mark.parametrize(("name", "says"), [("serach", "did you mean search"), ("reports", "limits concurrency")])
+    def test_a_name_that_cannot_work_is_found_when_the_table_is_complete(self, name: str, says: str) -> None:
+        limiting = World().limiting
+        limiting.limited(name)
+        with pytest.raises(ConfigurationError, match=says):
+            limiting.require_dependencies()
+
+    def test_a_policy_may_be_declared_after_the_dependency_that_names_it(self) -> None:
+        limiting = World().limiting
+        limiting.limited("later")
+        limiting.limited(Policy("later", 2, 60))
+        limiting.require_dependencies()
+
 
 class TestShowing:
     async def test_of_two_decisions_the_nearest_to_exhaustion_is_shown_once(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from b1.cache import L1, Cache
 from b1.clock import DEADLINE, ManualClock
-from b1.errors import DeadlineExceeded
+from b1.errors import DeadlineExceeded, NotReady
 
 
 @pytest.fixture
@@ -138,10 +138,12 @@ async def test_switched_off_it_loads_each_time(clock: ManualClock) -> None:
     assert [await cache.get_or_load("k", loader, ttl_s=60) for _ in range(2)] == [{"call": 1}, {"call": 2}]
 
 
-async def test_closing_ends_the_loads_that_run(cache: Cache) -> None:
+async def test_closing_ends_the_loads_that_run_and_cancels_nobody_who_waits(cache: Cache) -> None:
     caller = asyncio.create_task(cache.get_or_load("k", Loader(), ttl_s=60))
     await asyncio.sleep(0)
     await cache.aclose()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(NotReady):
         await caller
+    with pytest.raises(NotReady):
+        await cache.get_or_load("k", Loader(), ttl_s=60)
     assert cache.snapshot().loads_running == 0

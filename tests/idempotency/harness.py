@@ -175,6 +175,13 @@ async def database_at(url: str, folder: Path, connections: int = 3) -> AsyncIter
         await database.aclose()
 
 
+async def empty(database: Database) -> None:
+    """Empty every table, and begin every sequence anew."""
+    tables = await database.fetchval("SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables "
+                                     "WHERE schemaname = 'public'")  # fmt: skip
+    await database.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+
+
 async def effects(database: Database) -> int:
     """Count the effects."""
     return int(await database.fetchval("SELECT count(*) FROM effects"))

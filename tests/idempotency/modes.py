@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from b1.clock import SystemClock
 from b1.db import Database
 from b1.idempotency import Attempt, IdempotencyOptions, ServiceOptions
 from b1.link import Link, LinkOptions
@@ -23,12 +23,26 @@ from tests.servers import RedisServer
 MODES = ("memory", "redis", "transactional")
 
 
+class AheadClock:
+    """The machine's clocks, and as far ahead of them as a test wants."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    def wall(self) -> float:
+        return time.time() + self.ahead_s
+
+
 @dataclass
 class Mode:
     """One way, with its servers. Worlds that it makes are processes that share store and database."""
 
     name: str
     store: Store
+    clock: AheadClock
     database: Database | None = None
     redis: RedisServer | None = None
     effects_in_memory: int = 0
@@ -55,6 +69,14 @@ class Mode:
             number = await tx.fetchval("SELECT count(*) FROM effects")
         return {"id": number, "body": body}
 
+    async def age(self, seconds: float) -> None:
+        """Let so much time pass for what is kept: leases and records."""
+        self.clock.ahead_s += seconds
+        if self.database is not None:
+            await self.database.execute(
+                "UPDATE b1_idempotency SET expires_at = expires_at - make_interval(secs => $1)", seconds
+            )
+
     async def effects(self) -> int:
         """Count the effects that are there."""
         return self.effects_in_memory if self.database is None else await effects(self.database)
@@ -76,12 +98,14 @@ class Mode:
 @asynccontextmanager
 async def opened(name: str, database: Database | None, redis: RedisServer | None, folder: Path) -> AsyncIterator[Mode]:
     """Open a mode and close what it opened."""
+    clock = AheadClock()
     if redis is None:
-        yield Mode(name, MemoryStore(4 * MIB, SystemClock()), database)
+        yield Mode(name, MemoryStore(4 * MIB, clock), clock, database)
         return
     link = Link(LinkOptions(url=redis.url, slots_dir=folder))
     await link.start()
     try:
-        yield Mode(name, RedisStore(link, "test"), database, redis)
+        store = RedisStore(link, "test", now_ms=lambda: int(clock.wall() * 1000))
+        yield Mode(name, store, clock, database, redis)
     finally:
         await link.aclose()

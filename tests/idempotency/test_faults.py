@@ -138,11 +138,11 @@ async def test_a_commit_that_did_not_arrive_is_503_and_the_retry_runs(database: 
 @pytest.mark.real
 @pytest.mark.parametrize("after_commit", [False, True])
 async def test_a_process_killed_in_mid_request_leaves_all_or_nothing(
-    postgres_url: str, database: Database, tmp_path: Path, after_commit: bool
+    shared_postgres_url: str, database: Database, tmp_path: Path, after_commit: bool
 ) -> None:
     script = Path(__file__).with_name("doomed.py")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"tests.idempotency.{script.stem}", postgres_url, str(tmp_path / "doomed"),
+        sys.executable, "-m", f"tests.idempotency.{script.stem}", shared_postgres_url, str(tmp_path / "doomed"),
         "after" if after_commit else "before",
         cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

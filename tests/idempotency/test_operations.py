@@ -12,7 +12,7 @@ from b1.clock import ManualClock
 from b1.errors import InvalidSetting, StoreUnavailable
 from b1.idempotency import Idempotency, Purged, ServiceOptions, capacity, warnings_of
 from b1.idempotency.capacity import POSTGRES_RECORD_BYTES, REDIS_RECORD_BYTES, parse_organizations
-from b1.idempotency.purging import purge_store
+from b1.idempotency.purging import Purge
 from b1.idempotency.usage import Usage, usage_of
 from b1.store.memory import MemoryStore
 from b1.types import Principal
@@ -128,9 +128,9 @@ async def test_a_redis_says_how_full_it_is(redis_server: RedisServer, tmp_path: 
     assert used.clients is not None and used.clients >= 1 and used.clients_ratio is not None
 
 
-async def test_a_store_that_cannot_sweep_says_so() -> None:
+async def test_a_store_that_cannot_sweep_says_so(clock: ManualClock) -> None:
     with pytest.raises(StoreUnavailable, match="expire by themselves"):
-        await purge_store(object(), "1", 10)
+        await Purge(object(), None, "1", 10, 1.0).run(clock)
 
 
 def test_the_capacity_table_of_a_hundred_thousand_organisations() -> None:

@@ -22,6 +22,7 @@ RECORDS = st.builds(
     original_ms=st.integers(0, 2**63),
     entity=st.text(max_size=20),
     actor=st.text(max_size=20),
+    is_compared=st.just(True),  # says something of the request that gets it, and is not stored
 )
 OUTCOMES = RECORDS | st.builds(Unstored, original_ms=st.integers(0, 2**63), actor=st.text(max_size=20))
 A_RECORD = Record(

@@ -27,6 +27,7 @@ from b1.idempotency import (
     Record,
     ServiceOptions,
 )
+from b1.idempotency.fingerprint import CURRENT
 from b1.store.base import ClaimState
 from b1.store.memory import MemoryStore
 from b1.units import KIB, MIB
@@ -35,9 +36,11 @@ from tests.idempotency.harness import until
 DONE = Answer(201, [(b"content-type", b"text/plain")], b"done")
 AT_ONCE = IdempotencyOptions(wait_s=0.0)
 PATIENT = IdempotencyOptions(wait_s=20.0)
+# Fingerprints begin with the version of their definition.
+SAME, OTHER = bytes((CURRENT,)) + b"same", bytes((CURRENT,)) + b"other"
 
 
-def keyed(name: str = "k", fingerprint: bytes = b"same") -> Keyed:
+def keyed(name: str = "k", fingerprint: bytes = SAME) -> Keyed:
     return Keyed(
         store_key=f"idempotency:1:{name}",
         digest=name.encode().ljust(32),
@@ -85,7 +88,7 @@ async def test_another_payload_is_refused_in_flight_and_finished(service: Idempo
     attempt = await begin(service)
     for _ in range(2):
         with pytest.raises(IdempotencyKeyReused) as refused:
-            await service.begin(keyed(fingerprint=b"other"), AT_ONCE)
+            await service.begin(keyed(fingerprint=OTHER), AT_ONCE)
         assert refused.value.status == 409
         await attempt.settle(DONE)
 

@@ -108,14 +108,14 @@ def spray(store: MemoryStore, limiter: Limiter, clock: ManualClock, addresses: i
     """Ask once from each of so many addresses, a twentieth of them through the limiter; return the most keys that one
     request looked at to make room."""
     looks = most_looks = 0
-    take = store.windows._timetable.take
+    take = store.windows.shelf.timetable.take
 
     def counted(now_ms: int) -> str | None:
         nonlocal looks
         looks += 1
         return take(now_ms)
 
-    store.windows._timetable.take = counted  # type: ignore[method-assign]
+    store.windows.shelf.timetable.take = counted  # type: ignore[method-assign]
     for number in range(addresses):
         before = looks
         if number % 20 == 0:
@@ -125,5 +125,5 @@ def spray(store: MemoryStore, limiter: Limiter, clock: ManualClock, addresses: i
         most_looks = max(most_looks, looks - before)
         if number % 1000 == 0:
             clock.advance(0.1)
-    store.windows._timetable.take = take  # type: ignore[method-assign]
+    store.windows.shelf.timetable.take = take  # type: ignore[method-assign]
     return most_looks

@@ -187,9 +187,17 @@ def test_probes_are_decided_without_an_await(limiter: Limiter) -> None:
 
 
 async def test_the_limiter_remembers_a_bounded_number_of_callers(limiter: Limiter) -> None:
-    for number in range(1500):
-        await limiter.check(("public",), Caller(f"10.0.{number // 256}.{number % 256}"))
+    for number in range(3000):
+        await limiter.check(("public",), Caller(f"10.0.{number // 2 // 256}.{number // 2 % 256}"))
     assert limiter.snapshot().callers_kept == 1024
+
+
+async def test_callers_who_come_once_push_out_nobody_who_comes_back(limiter: Limiter) -> None:
+    for _ in range(2):
+        await limiter.check(("public",), Caller("192.0.2.1"))
+    for number in range(5000):
+        await limiter.check(("public",), Caller(f"10.0.{number // 256}.{number % 256}"))
+    assert limiter.snapshot().callers_kept == 1
 
 
 async def test_the_snapshot_counts_checks_and_refusals(limiter: Limiter) -> None:

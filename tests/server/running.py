@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 from b1.embedded.process import free_port
 
@@ -53,7 +54,7 @@ class Running:
                 [sys.executable, *command], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
             )
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -82,7 +83,7 @@ class Running:
             int(word) for word in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         ]
 
-    def wait_ready(self) -> Running:
+    def wait_ready(self) -> Self:
         """Wait until it answers; fails when it ended."""
         wait_for(lambda: self.process.poll() is not None or self.status("/live") == 200)
         assert self.process.poll() is None, self.log

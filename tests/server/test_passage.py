@@ -148,3 +148,51 @@ async def test_without_a_predecessor_there_is_nothing_to_take(passage: Passage) 
     assert await succession.inherit_rest() is None
     await succession.predecessor_gone()
     assert ["heap"] == prepared
+
+
+# A successor that dies before it serves
+
+
+def _dead_predecessor(passage: Passage, connection: socket.socket | None = None) -> Predecessor:
+    """One that left state, a connection and its end, and is gone."""
+    if (child := os.fork()) == 0:
+        passage.send_state(b"first", last=False)
+        if connection is not None:
+            passage.send_sockets([connection.fileno()])
+        passage.send_state(b"rest", last=True)
+        passage.send_end()
+        os._exit(0)
+    os.waitpid(child, 0)
+    return Predecessor(child, Will())
+
+
+def _heir(passage: Passage, predecessor: Predecessor | None) -> Succession:
+    return Succession(passage, Will(), predecessor, graceful_s=5)
+
+
+async def test_what_a_successor_took_is_there_for_the_next_one_until_it_serves(passage: Passage) -> None:
+    ours, theirs = socket.socketpair()
+    predecessor = _dead_predecessor(passage, theirs)
+    theirs.close()
+    for _ in range(3):  # the first two are killed before they accept
+        heir = _heir(passage, predecessor)
+        assert (b"first", b"rest") == (await heir.inherit(), await heir.inherit_rest())
+        await heir.predecessor_gone()
+    adopted: list[socket.socket] = []
+    heir.accept(adopted.append)
+    ours.sendall(b"question")
+    assert [b"question"] == [connection.recv(100) for connection in adopted]
+    assert [] == passage.take_kept()
+    for connection in adopted:
+        connection.close()
+    ours.close()
+
+
+async def test_what_was_kept_of_somebody_else_is_dropped(passage: Passage) -> None:
+    old = _heir(passage, _dead_predecessor(passage))
+    assert b"first" == await old.inherit()
+    other = _heir(passage, _dead_predecessor(passage))
+    assert (b"first", b"rest") == (await other.inherit(), await other.inherit_rest())
+    fresh = _heir(passage, None)
+    fresh.accept(lambda connection: connection.close())
+    assert ([], []) == (passage.take_kept(), received(passage))

@@ -11,11 +11,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from b1.clock import ManualClock
-from b1.server.protocol import B1Protocol, HeadLimits
+from b1.server.heads import HeadLimits
+from b1.server.pace import PaceLimits
+from b1.server.protocol import B1Protocol
 from b1.server.refusals import Refusals
 from b1.types import Receive, Scope, Send
 
 LIMITS = HeadLimits(limit_bytes=2000, limit_fields=10, timeout_s=10.0)
+PACE = PaceLimits(least_bytes_per_s=100.0, grace_s=10.0)
 
 
 class Timer:
@@ -36,6 +39,9 @@ class ManualLoop:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.timers: list[Timer] = []
+
+    def time(self) -> float:
+        return self.now_s
 
     def call_later(self, delay_s: float, call: Callable[..., None], *args: Any) -> Timer:
         timer = Timer(self.now_s + delay_s, lambda: call(*args))
@@ -65,6 +71,8 @@ class FakeTransport:
         self.ended = ""
         self.has_eof = False
         self.is_paused = False
+        self.unsent_bytes = 0  # that the client has not read
+        self.has_closed = False
         self.protocol: Any = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -75,6 +83,9 @@ class FakeTransport:
         assert not self.ended, "written after close"
         self.written += data
 
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -82,10 +93,12 @@ class FakeTransport:
         self.has_eof = True
 
     def is_closing(self) -> bool:
-        return bool(self.ended)
+        return bool(self.ended) or self.has_closed
 
     def close(self) -> None:
-        self._end("close")
+        self.has_closed = True
+        if not self.unsent_bytes:
+            self._end("close")
 
     def abort(self) -> None:
         self._end("abort")
@@ -149,9 +162,10 @@ class Wire:
             config,
             self.state,
             {},
-            self.loop,
+            self.loop,  # type: ignore[arg-type]
             limits=limits,
-            refusals=self.refusals,  # type: ignore[arg-type]
+            pace=PACE,
+            refusals=self.refusals,
         )
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,9 +20,11 @@ from b1.store.base import (
 )
 from b1.store.claims import Kept
 from b1.store.memory import MemoryStore
+from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept
 from b1.store.tally import Batch, Drained, Tally
 from b1.store.terms import PLAIN, Terms
+from tests.store.table import Table
 
 
 class Distant:
@@ -47,6 +48,9 @@ class Distant:
         self.calls: list[str] = []
         self.batches: set[str] = set()
         self.processes: set[str] = set()
+        self.table = Table()
+        self.versions = Mirror(clock, lambda: self.is_up)
+        self._connect()
 
     @property
     def is_up(self) -> bool:
@@ -55,9 +59,15 @@ class Distant:
     def restart_empty(self) -> None:
         """Come back without data."""
         self.inner = MemoryStore(2**20, self._clock)
+        self.table = Table()
         self.batches.clear()
+        self._connect()
         self.connects += 1
         self.is_away = False
+
+    def _connect(self) -> None:
+        self.versions.connected(None, has_pushes=True)
+        self.versions.load(self.table.dump())
 
     def _reach(self, verb: str) -> MemoryStore:
         if self.is_away:
@@ -104,16 +114,38 @@ class Distant:
         return len(self.processes)
 
     async def store_if_unchanged(
-        self, key: str, value: bytes | None, *, tags: tuple[str, ...], vector: bytes, ttl_ms: int
+        self,
+        key: str,
+        value: bytes | None,
+        *,
+        tags: tuple[str, ...],
+        vector: bytes,
+        ttl_ms: int,
+        fresh_ms: int | None = None,
     ) -> bool:
         store = self._reach("store_if_unchanged").store_if_unchanged
-        stored = await store(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms)
+        stored = await store(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms)
         self._answer()
         return stored
 
-    async def invalidate(self, tags: Sequence[str] | None) -> None:
-        await self._reach("invalidate").invalidate(tags)
+    @property
+    def owes_invalidations(self) -> bool:
+        return self.versions.has_marks
+
+    def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        self.versions.mark(tags, soft)
+
+    async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        mark = self.versions.mark(tags, soft)
+        await self._reach("invalidate").invalidate(tags, soft=soft)
+        change = self.table.invalidate(tags, soft)
         self._answer()
+        self.versions.hear_own(change)
+        self.versions.settle(mark)
+
+    async def barrier(self) -> bool:
+        self._reach("barrier")
+        return self.versions.is_exact
 
     async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         penalty = self._reach("penalise").penalise_now(key, rule, strikes=strikes, pardon=pardon)
@@ -190,7 +222,7 @@ class Distant:
         missing = sum(part.known for part in tally.parts) - used
         if not used:
             self.inner.spend_now([charge])
-        window = self.inner.windows._windows[tally.key]
+        window = self.inner.windows.shelf.windows[tally.key]
         counters = dict(zip(window.counters[::2], window.counters[1::2], strict=True)) if used else {}
         for part in reversed(tally.parts):
             counter = (now_ms - part.age_ms - waited_ms) * 60 // tally.window_ms
@@ -198,5 +230,4 @@ class Distant:
             missing -= part.known
             if units:
                 counters[counter] = counters.get(counter, 0) + units
-        window.counters = array("q", [number for pair in sorted(counters.items()) for number in pair])
-        window.total = sum(counters.values())
+        window.replace(counters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -129,13 +130,13 @@ async def test_a_damaged_version_table_is_an_error_and_nothing_is_spent(
     assert redis_server.command("EXISTS", "b1:{n}:limit:a:1") == b":0"
 
 
-@pytest.mark.parametrize("cut", [0, 1, 5, 9, 13, 21, 24, 30])
+@pytest.mark.parametrize("cut", [0, 1, 5, 13, 17, 21, 25, 28, 34])
 async def test_a_truncated_entry_is_none(redis: RedisStore, redis_server: RedisServer, cut: int) -> None:
     begun = (await redis.enter([], read=READ)).cache
     assert begun is not None
     assert await redis.store_if_unchanged("cache:1:k", b"0123456789", tags=("t",), vector=begun.vector, ttl_ms=60_000)
     whole = await redis._link.call("GET", "b1:{n}:cache:1:k")
-    assert len(whole) == 2 + 8 + 8 + 4 + 10
+    assert len(whole) == 2 + 4 + 8 + 8 + 4 + 10
     await redis._link.call("SET", "b1:{n}:cache:1:k", whole[:cut])
     found = (await redis.enter([], read=READ)).cache
     assert found is not None
@@ -250,7 +251,8 @@ async def test_an_answer_that_nobody_understands_is_no_answer(reply: object) -> 
 
 
 async def test_an_answer_becomes_balances() -> None:
-    store = RedisStore(Answering([0, 77, 1, 2, 3, 0, 0, 4, 0, 5, 0, 6, 7, 8]), "n")  # type: ignore[arg-type]
+    answer = struct.pack(">?q?IIqqq?IIqqq", False, 77, True, 2, 3, 0, 0, 4, False, 5, 0, 6, 7, 8)
+    store = RedisStore(Answering(answer), "n")  # type: ignore[arg-type]
     assert await store.spend([Charge("a", 5, 60_000), Charge("b", 5, 60_000)]) == Spent(
         False, 77, (Balance(True, 2, 3, 0, 0, 4), Balance(False, 5, 0, 6, 7, 8))
     )

@@ -68,7 +68,7 @@ def test_a_caller_who_spent_in_an_overflow_window_does_not_spend_again_in_its_ow
     windows = Windows(0)
     for _ in range(5):
         assert _spend(windows, "limit:public:one")
-    windows._new_key_limit = windows._policy_limit = 10**6  # as when the flood's windows have run out
+    windows.shelf._new_key_limit = windows.shelf._policy_limit = 10**6  # as when the flood's windows have run out
     assert not _spend(windows, "limit:public:one", now_ms=NOW_MS + 1000)
     assert _spend(windows, "limit:public:one", now_ms=NOW_MS + 61_000)
 

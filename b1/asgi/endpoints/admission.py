@@ -16,6 +16,7 @@ def admission_report(admission: AdmissionSnapshot | None, *, full: bool) -> dict
         "running": admission.running,
         "queued": admission.queued,
         "streams": admission.streams,
+        "sockets": admission.sockets,
         "oldest_ms": round(admission.oldest_age_s * 1000, 1),
         "limits": {lane.name: lane.limit for lane in admission.lanes},
         "admitted": dict(admission.admitted),

@@ -11,7 +11,8 @@ from b1.metrics.registry import Sample
 from b1.watchdog import WatchdogSnapshot
 
 IDEMPOTENCY_EVENTS = (
-    "requests", "replays", "conflicts", "mismatches", "takeovers", "lost_claims", "not_storable", "records", "errors",
+    "requests", "replays", "conflicts", "mismatches", "takeovers", "lost_claims", "not_storable", "not_compared",
+    "records", "errors",
 )  # fmt: skip
 RUNGS = tuple(rung.name.lower() for rung in Rung)
 
@@ -142,6 +143,7 @@ def _admission(admission: AdmissionSnapshot | None) -> Iterator[Sample]:
     if admission is None:
         return
     yield names.ADMISSION_RUNG, (), float(RUNGS.index(admission.rung))
+    yield names.ADMISSION_SOCKETS, (), float(admission.sockets)
     for lane in admission.lanes:
         yield names.ADMISSION_RUNNING, (lane.name,), float(lane.running)
         yield names.ADMISSION_QUEUED, (lane.name,), float(lane.queued)

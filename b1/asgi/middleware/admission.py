@@ -1,6 +1,5 @@
 """The gate in front of the work: lets a request in, has it wait, or answers 503 at once.
 
-A refusal is the most frequent answer of an overloaded server, so it is prepared: only request id and path are filled in.
 The work of a client that hung up is cancelled where that is safe (GET, HEAD); a mutation goes on to its end, because a
 client that repeats it with its key must find one outcome.
 """
@@ -12,8 +11,6 @@ from collections.abc import Callable
 from random import Random
 from time import monotonic
 from typing import Any, cast
-
-import orjson
 
 from b1.admission import (
     ARRIVALS_STATE,
@@ -28,11 +25,15 @@ from b1.admission import (
     Habits,
     Refusal,
     Ticket,
+    begin_thread_sample,
+    end_thread_sample,
     measured,
 )
 from b1.asgi.context import RequestContext
-from b1.asgi.reply import PROBLEM_TYPE, problem, send_problem
-from b1.asgi.routes import Route
+from b1.asgi.middleware.handshakes import Handshakes
+from b1.asgi.reply import send_problem
+from b1.asgi.retry_later import RetryLater
+from b1.asgi.routes import Route, RouteTable
 from b1.clock import SystemClock
 from b1.errors import NotReady, Overloaded
 from b1.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,6 +56,7 @@ class Admission:
         is_critical: memory leaves no room for new work, where no level is known.
         deadline_s: of routes that declare none; a request that could not end in time is not started.
         default_class: names the class of a request whose route declares none; default: ``normal``.
+        routes: say of which class a WebSocket is; without them every one is ``normal``.
         random: jitters Retry-After.
     """
 
@@ -69,6 +71,7 @@ class Admission:
         options: AdmissionOptions | None = None,
         deadline_s: float = 30.0,
         default_class: DefaultClass | None = None,
+        routes: RouteTable | None = None,
         random: Random | None = None,
     ) -> None:
         if options is None:
@@ -79,19 +82,18 @@ class Admission:
         self._options = options
         self._deadline_s = deadline_s
         self._default_class = default_class
-        self._random = random or Random()
         self._habits: dict[Route, Habits] = {}  # bounded: the table makes its routes once
-        self._answers = {
-            seconds: PreparedRefusal(seconds)
-            for seconds in range(options.retry_after_least_s, options.retry_after_most_s + 1)
-        }
+        self._retry_later = RetryLater(options.retry_after_least_s, options.retry_after_most_s, random or Random())
+        self._handshakes = Handshakes(
+            app, self._gate, self._retry_later, is_running=is_running, routes=routes, deadline_s=deadline_s
+        )
 
     def __repr__(self) -> str:
         return f"<Admission {self._gate!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await (self._handshakes if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
         if not self._is_running():
             await send_problem(send, NotReady(), scope)
@@ -129,6 +131,7 @@ class Admission:
                 return
             receive = _without_permit(gate, ticket, receive)
         ticket.task = asyncio.current_task()
+        context.ticket = ticket
         line = ticket.line
         if line is not None and scope["method"] in _SAFE:
             line.ticket = ticket
@@ -156,9 +159,9 @@ class Admission:
         if not ticket.habits.in_thread:
             await measured(cast("Any", self._app(scope, receive, send)), ticket, self._gate.core)
             return
-        self._gate.begin_thread_sample(ticket)
+        begin_thread_sample(ticket)
         await self._app(scope, receive, send)
-        self._gate.end_thread_sample(ticket)
+        end_thread_sample(ticket)
 
     def _meet(self, route: Route) -> Habits:
         declared = route.options.admission
@@ -199,11 +202,8 @@ class Admission:
         context: RequestContext = scope["b1"]
         context.storable = False
         context.code = Overloaded.code
-        answer = self._answers[
-            self._random.randint(self._options.retry_after_least_s, self._options.retry_after_most_s)
-        ]
         # Closed after a refused body, because the client may go on to send all that it announced.
-        await answer.send(send, scope, context.request_id, closes=refusal is BODY)
+        await self._retry_later.send(send, scope, context.request_id, closes=refusal is BODY)
 
 
 def _without_permit(gate: Gate, ticket: Ticket, receive: Receive) -> Receive:
@@ -229,31 +229,3 @@ def _take_back(ticket: Ticket) -> bool:
     """Undo the gate's cancellation, once; say whether it was the only one."""
     task, ticket.task = ticket.task, None
     return ticket.ended_by is not None and task is not None and task.uncancel() == 0
-
-
-class PreparedRefusal:
-    """A problem document with two blanks."""
-
-    def __init__(self, retry_after_s: int) -> None:
-        blank = problem(
-            status=Overloaded.status,
-            code=Overloaded.code,
-            title=Overloaded.title,
-            detail="The service is at its limit: repeat the request after the given time.",
-            retry_after=retry_after_s,
-        )
-        self._before = orjson.dumps(blank)[:-1] + b',"instance":'
-        self._headers = [
-            (b"content-type", PROBLEM_TYPE),
-            (b"cache-control", b"no-store"),
-            (b"retry-after", str(retry_after_s).encode()),
-        ]
-
-    async def send(self, send: Send, scope: Scope, request_id: str, *, closes: bool) -> None:
-        """Answer with it. `request_id` needs no escaping, see `observe`."""
-        body = b'%b%b,"requestId":"%b"}' % (self._before, orjson.dumps(scope["path"]), request_id.encode())
-        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
-        if closes:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})

@@ -1,124 +1,104 @@
 """Stored answers: a hit ends here, with the bytes and headers of the first answer, before routing and validation.
 
-Acts only on GETs that declare it and for an established principal. The route's own authorisation (`CacheOptions.allow`)
-is asked for each caller before a stored answer is served.
+Acts only on GET and HEAD of routes that declare it, for an established principal or where the route says that its answer
+is public. The route's own authorisation (`CacheOptions.allow`) is asked for each caller before anything is served.
 """
 
 from __future__ import annotations
 
+from b1.asgi.caching.answering import Answering
+from b1.asgi.caching.conditional import is_conditional
+from b1.asgi.caching.options import ANSWER_LIMIT_BYTES
+from b1.asgi.caching.sending import hit_status, pass_by, send_answer
+from b1.asgi.caching.service import ResponseCache
+from b1.asgi.caching.snapshot import Counts
+from b1.asgi.caching.stored import StoredAnswer
 from b1.asgi.context import RequestContext
-from b1.asgi.options import CacheOptions
 from b1.asgi.reply import send_problem
-from b1.buffers import exact
 from b1.cache import L1
+from b1.clock import SystemClock
 from b1.errors import Forbidden
-from b1.types import ASGIApp, Headers, Message, Principal, Receive, Scope, Send
+from b1.types import ASGIApp, Headers, Receive, Scope, Send
 
-STORED_LIMIT_BYTES = 256 * 1024
-_NEVER_STORED = frozenset({b"set-cookie", b"x-request-id", b"date", b"connection"})
-_HIT = (b"cache-status", b"b1; hit")
-_MISS = (b"cache-status", b"b1; fwd=miss")
-
-
-class StoredAnswer:
-    """Status is always 200; headers and body as they left the application."""
-
-    __slots__ = ("body", "headers")
-
-    def __init__(self, headers: Headers, body: bytes) -> None:
-        self.headers = headers
-        self.body = body
-
-
-class LayerCounts:
-    """How often the layer had an answer; owned by the runtime, because middlewares hold no state."""
-
-    __slots__ = ("hits", "misses")
-
-    def __init__(self) -> None:
-        self.hits = 0
-        self.misses = 0
+STORED_LIMIT_BYTES = ANSWER_LIMIT_BYTES
+LayerCounts = Counts
 
 
 class CacheLayer:
-    """The response cache."""
+    """The response cache.
 
-    def __init__(self, app: ASGIApp, *, l1: L1, counts: LayerCounts) -> None:
+    Args:
+        responses: the state.
+        l1: without `responses`: the map of a cache without a shared store.
+        counts: to count into, then.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        responses: ResponseCache | None = None,
+        l1: L1 | None = None,
+        counts: Counts | None = None,
+    ) -> None:
+        if responses is None:
+            if l1 is None:
+                raise TypeError("CacheLayer takes responses")
+            responses = ResponseCache(l1, SystemClock(), counts=counts)
         self._app = app
-        self._l1 = l1
-        self._counts = counts
+        self._responses = responses
+
+    def __repr__(self) -> str:
+        return f"<CacheLayer {self._responses!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext | None = scope.get("b1")
-        options = context.route.options.cache if context is not None else None
-        if options is None or context is None or context.principal is None or scope["method"] != "GET":
+        if context is None or context.route.options.cache is None:
             await self._app(scope, receive, send)
             return
-        if options.allow is not None and not options.allow(context.principal):
+        responses = self._responses
+        plan = responses.plan_of(context.route)
+        method, fields, principal = scope["method"], context.fields, context.principal
+        if method != "GET" and method != "HEAD":
+            await pass_by(self._app, scope, receive, send, b"b1; fwd=method")
+            return
+        if principal is None and not plan.is_public:
+            await self._app(scope, receive, send)
+            return
+        if plan.allow is not None and (principal is None or not plan.allow(principal)):
             await send_problem(send, Forbidden(), scope)
             return
-        key = _key(context, options, scope)
-        entry = self._l1.get(key)
-        if entry is not None:
-            self._counts.hits += 1
-            stored: StoredAnswer = entry.value
-            await send({"type": "http.response.start", "status": 200, "headers": [*stored.headers, _HIT]})
-            await send({"type": "http.response.body", "body": stored.body})
+        if b"range" in fields:
+            await pass_by(self._app, scope, receive, send, b"b1; fwd=bypass; detail=range")
             return
-        self._counts.misses += 1
-        await self._load(key, options, context.principal, scope, receive, send)
-
-    async def _load(
-        self, key: str, options: CacheOptions, principal: Principal, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        versions = self._l1.versions_of(_tags(options, principal))
-        headers: Headers | None = None
-        chunks: list[bytes] = []
-        held_bytes = 0
-
-        async def storing(message: Message) -> None:
-            nonlocal headers, held_bytes
-            if message["type"] == "http.response.start":
-                headers = _storable_headers(message)
-                message = {**message, "headers": [*message.get("headers", ()), _MISS]}
-            elif headers is not None:
-                body = message.get("body", b"")
-                held_bytes += len(body)
-                if held_bytes > STORED_LIMIT_BYTES:
-                    headers = None
-                    chunks.clear()
-                else:
-                    chunks.append(body)
-                    if not message.get("more_body", False):
-                        answer = StoredAnswer(headers, exact(b"".join(chunks)))
-                        self._l1.put(
-                            key, answer, held_bytes + _headers_bytes(headers), ttl_s=options.ttl_s, versions=versions
-                        )
-            await send(message)
-
-        await self._app(scope, receive, storing)
-
-
-def _key(context: RequestContext, options: CacheOptions, scope: Scope) -> str:
-    principal = context.principal
-    assert principal is not None
-    # Callers without an organisation are not one organisation: each is alone.
-    is_shared = options.vary == "organization" and principal.organization is not None
-    owner = principal.organization if is_shared else f"{principal.organization or ''}\0{principal.actor}"
-    query: bytes = scope["query_string"]
-    return f"answer:{scope['path']}\0{owner}\0{query.decode('latin-1')}"
-
-
-def _tags(options: CacheOptions, principal: Principal) -> list[str]:
-    return [tag.format(organization=principal.organization, actor=principal.actor) for tag in options.tags]
-
-
-def _storable_headers(message: Message) -> Headers | None:
-    headers: Headers = list(message.get("headers", ()))
-    if message["status"] != 200 or any(name == b"set-cookie" for name, _ in headers):
-        return None
-    return [(name, value) for name, value in headers if name not in _NEVER_STORED]
-
-
-def _headers_bytes(headers: Headers) -> int:
-    return sum(len(name) + len(value) + 120 for name, value in headers)
+        key = plan.key(scope, principal, fields)
+        found = responses.l1.find(key)
+        if found is None or found.is_stale or b"cache-control" in fields or responses.must_validate:
+            await Answering(responses, self._app, scope, receive, send, plan, key, found).run()
+            return
+        # From here on the hottest path of all: what has a function of its own elsewhere is written out.
+        answer: StoredAnswer = found.meta
+        variant = answer.identity
+        if answer.is_compressible or len(answer.variants) > 1:
+            preferences = responses.preferences.of(fields.get(b"accept-encoding"))
+            if preferences:
+                variant = answer.choose(preferences)
+                if variant is answer.identity and answer.is_compressible and not answer.is_packing:
+                    await Answering(responses, self._app, scope, receive, send, plan, key, found).run()
+                    return
+        responses.counts.hits += 1
+        now_s = responses.now_s()
+        if method == "HEAD" or answer.told is not None or is_conditional(fields):
+            status = hit_status(answer, now_s, b"l1")
+            await send_answer(send, scope, context, answer, found.value, variant, now_s, status)
+            return
+        headers: Headers = [
+            *variant.head,
+            (b"age", b"%d" % (now_s - answer.made_s)),
+            (b"cache-status", b"b1; hit; ttl=%d; detail=l1" % (answer.fresh_until_s - now_s)),
+        ]
+        body: bytes = found.value
+        if variant.end - variant.start != len(body):
+            body = body[variant.start : variant.end]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

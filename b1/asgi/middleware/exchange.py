@@ -7,7 +7,7 @@ the outcome, and it may be committed already.
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from b1.asgi.context import RequestContext
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from b1.types import Headers, Message, Scope, Send
 
 NOT_STORED = (b"idempotency-stored", b"false")
+_NOT_COMPARED = (b"idempotency-payload-compared", b"false")
+_REPLAYED, _REPLAYED_TOO = (b"idempotent-replayed", b"true"), (b"x-idempotency-replay", b"true")
+_EPOCH = datetime(1970, 1, 1)  # without a zone: it is UTC, and quicker so
 _BODYLESS = frozenset({204, 205, 304})
 
 
@@ -141,19 +144,21 @@ class Exchange:
 
 async def send_replay(send: Send, record: Record) -> None:
     """Answer with a stored outcome."""
-    original = datetime.fromtimestamp(record.original_ms / 1000, UTC)
-    headers: Headers = list(record.headers)
-    if not any(name == b"cache-control" for name, _ in headers):
+    headers: Headers = [*record.headers, _REPLAYED, _REPLAYED_TOO, (b"x-original-timestamp", _time(record.original_ms))]
+    if b"cache-control" not in [name for name, _ in record.headers]:
         headers.append((b"cache-control", b"no-store"))
     if record.status not in _BODYLESS:
-        headers.append((b"content-length", str(len(record.body)).encode()))
-    headers += (
-        (b"idempotent-replayed", b"true"),
-        (b"x-idempotency-replay", b"true"),
-        (b"x-original-timestamp", original.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()),
-    )
+        headers.append((b"content-length", b"%d" % len(record.body)))
+    if not record.is_compared:
+        headers.append(_NOT_COMPARED)
     await send({"type": "http.response.start", "status": record.status, "headers": headers})
     await send({"type": "http.response.body", "body": record.body})
+
+
+def _time(wall_ms: int) -> bytes:
+    """Return the time as RFC 3339 has it, to the millisecond."""
+    moment = _EPOCH + timedelta(milliseconds=wall_ms)
+    return (moment.isoformat(timespec="milliseconds") + "Z").encode()
 
 
 def _marked(start: Message, verdict: Proceed) -> Message:

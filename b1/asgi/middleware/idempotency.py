@@ -7,7 +7,7 @@ in a task of the service, whether its client still listens or not.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -18,7 +18,7 @@ from b1.asgi.reply import send_problem
 from b1.asgi.spooling import replay_spool, spool_body
 from b1.errors import Forbidden, IdempotencyError, IdempotencyKeyMissing, Overloaded, RequestError, StoreUnavailable
 from b1.idempotency import Attempt, Idempotency, IdempotencyOptions, Keyed, Record
-from b1.idempotency.fingerprint import FINGERPRINT_BYTES, fingerprint, scope_digest, store_key
+from b1.idempotency.fingerprint import CURRENT, DEFINITIONS, fingerprint, kept, scope_digest, store_key
 from b1.idempotency.key import parse_key
 from b1.idempotency.payload import Payload
 from b1.units import MIB
@@ -33,6 +33,13 @@ _LENGTH_DIGITS = 18
 _AUTO = (b"idempotency-key-source", b"auto")
 
 
+class Permits(Protocol):
+    """Who admitted a request (`b1.admission.Gate`): while it waits for another's outcome, others may have its permit."""
+
+    def pause(self, ticket: Any) -> None: ...
+    def resume(self, ticket: Any) -> None: ...
+
+
 class IdempotencyMiddleware:
     """Acts on unsafe requests, by a known principal, to routes that declare idempotency.
 
@@ -40,12 +47,21 @@ class IdempotencyMiddleware:
 
     Args:
         body_limit_bytes: largest request body of routes that name no limit; over it 413.
+        permits: takes back what a request holds while it only waits; None: there is nobody who admitted it.
     """
 
-    def __init__(self, app: ASGIApp, service: Idempotency, *, body_limit_bytes: int = 32 * MIB) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Idempotency,
+        *,
+        body_limit_bytes: int = 32 * MIB,
+        permits: Permits | None = None,
+    ) -> None:
         self._app = app
         self._service = service
         self._body_limit_bytes = body_limit_bytes
+        self._permits = permits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext | None = scope.get("b1") if scope["type"] == "http" else None
@@ -65,7 +81,7 @@ class IdempotencyMiddleware:
         if key is None and route.for_auto is None:
             await self._app(scope, receive, send)
             return
-        request = _Request(scope, context, principal, route, key, self._service.spools.open())
+        request = _Request(scope, context, principal, route, key, self._service.spools.open(), self._permits)
         try:
             await self._with_body(request, receive, send)
         except ClientDisconnected:
@@ -85,7 +101,7 @@ class IdempotencyMiddleware:
     async def _with_body(self, request: _Request, receive: Receive, send: Send) -> None:
         """Take the whole body in, then let the key decide."""
         scope, route, spool = request.scope, request.route, request.spool
-        payload = request.payload()
+        payload = request.payload(CURRENT)
         limit_bytes = route.request_limit_bytes
         if limit_bytes is None:
             limit_bytes = request.context.route.options.body_limit_bytes or self._body_limit_bytes
@@ -94,10 +110,9 @@ class IdempotencyMiddleware:
         except RequestError as error:
             await self._refuse(error, scope, send)
             return
-        receive = replay_spool(spool, receive)
         if request.key is None:
             if not _wants_auto_key(route, spool):
-                await self._app(scope, receive, send)
+                await self._app(scope, replay_spool(spool, receive), send)
                 return
             send = _with_header(send, _AUTO)
         await self._begin(request, payload, receive, send)
@@ -107,13 +122,13 @@ class IdempotencyMiddleware:
         if request.key is None and route.for_auto is not None:
             route = route.for_auto
         try:
-            begun = await self._service.begin(keyed, route)
+            begun = await self._service.begin(keyed, route, request)
         except (StoreUnavailable, Overloaded) as error:
             if request.key is not None:
                 await self._refuse(error, request.scope, send)
                 return
             # This client asked for no guarantee: it gets none, and is told.
-            await self._app(request.scope, receive, _with_header(send, NOT_STORED))
+            await self._app(request.scope, replay_spool(request.spool, receive), _with_header(send, NOT_STORED))
             return
         except RequestError as error:
             await self._refuse(error, request.scope, send)
@@ -121,6 +136,7 @@ class IdempotencyMiddleware:
         if isinstance(begun, Record):
             await send_replay(send, begun)
             return
+        receive = replay_spool(request.spool, receive)
         request.context.attempt = begun
         exchange = Exchange(send, request.scope, begun, route.body_cap_bytes)
         work = self._run(request.scope, receive, exchange, begun)
@@ -156,7 +172,7 @@ class IdempotencyMiddleware:
 class _Request:
     """What one request with a key is made of. `has_run`: its body belongs to the task that runs the handler."""
 
-    __slots__ = ("context", "has_run", "key", "principal", "route", "scope", "spool")
+    __slots__ = ("_paused", "_permits", "context", "has_run", "key", "principal", "route", "scope", "spool")
 
     def __init__(
         self,
@@ -166,6 +182,7 @@ class _Request:
         route: IdempotencyOptions,
         key: str | None,
         spool: Spool,
+        permits: Permits | None,
     ) -> None:
         self.scope = scope
         self.context = context
@@ -174,46 +191,77 @@ class _Request:
         self.key = key
         self.spool = spool
         self.has_run = False
+        self._permits = permits
+        self._paused: Any = None  # the ticket, while its permit is given back
+
+    def pause(self) -> None:
+        """Give the permit back for as long as this request waits for another's outcome."""
+        ticket = getattr(self.context, "ticket", None)
+        if self._permits is not None and ticket is not None and not ticket.is_stream:
+            self._paused = ticket
+            self._permits.pause(ticket)
+
+    def resume(self) -> None:
+        """Go on with it."""
+        ticket, self._paused = self._paused, None
+        if self._permits is not None and ticket is not None:
+            self._permits.resume(ticket)
 
     def length(self) -> int | None:
         """Return the length that the client announced; what is no number was judged before."""
-        value = _header(self.scope["headers"], b"content-length")
+        value = self.context.fields.get(b"content-length", b"")
         return int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS else None
 
-    def payload(self) -> Payload:
-        headers = self.scope["headers"]
+    def payload(self, version: int) -> Payload:
+        """Return what takes the body for a fingerprint by this definition."""
+        fields = self.context.fields
         return Payload(
-            _header(headers, b"content-type"),
-            _header(headers, b"content-encoding"),
+            fields.get(b"content-type", b""),
+            fields.get(b"content-encoding", b""),
             canonical_json=self.route.canonical_json,
+            canonical=DEFINITIONS[version].canonical,
         )
 
     def keyed(self, payload: Payload) -> Keyed:
         """Return what the ledger sees; a key that is missing is made from what was asked."""
-        principal, method, template = self.principal, self.scope["method"], self.context.route.template
-        values = self.context.path_values
-        asked = fingerprint(
-            method=method,
-            template=template,
-            path_values=values,
-            query=self.scope.get("query_string", b""),
-            payload=payload,
-        )
+        principal, asked = self.principal, self._asked(payload, CURRENT)
         digest = scope_digest(
             organization=principal.organization,
             actor=principal.actor,
-            method=method,
-            template=template,
-            path_values=values,
+            method=self.scope["method"],
+            template=self.context.route.template,
+            path_values=self.context.path_values,
             key=asked.hex() if self.key is None else self.key,
             is_auto=self.key is None,
         )
         return Keyed(
-            store_key=store_key(principal.organization, digest),
-            digest=digest,
-            fingerprint=asked[:FINGERPRINT_BYTES],
-            organization=principal.organization or "",
-            actor=principal.actor,
+            store_key(principal.organization, digest),
+            digest,
+            kept(asked, CURRENT),
+            principal.organization or "",
+            principal.actor,
+            self.by_definition,
+        )
+
+    async def by_definition(self, version: int) -> bytes | None:
+        """Return the fingerprint by another definition; the body is read again for it."""
+        if version not in DEFINITIONS:
+            return None
+        payload, offset = self.payload(version), 0
+        while offset < len(self.spool):
+            piece = await self.spool.read(offset)
+            payload.feed(piece)
+            offset += len(piece)
+        return kept(self._asked(payload, version), version)
+
+    def _asked(self, payload: Payload, version: int) -> bytes:
+        return fingerprint(
+            method=self.scope["method"],
+            template=self.context.route.template,
+            path_values=self.context.path_values,
+            query=self.scope.get("query_string", b""),
+            payload=payload,
+            version=version,
         )
 
 
@@ -241,7 +289,3 @@ def _is_for_the_loop(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(_FOR_THE_LOOP) is not None
     return isinstance(error, _FOR_THE_LOOP)
-
-
-def _header(headers: Headers, wanted: bytes) -> bytes:
-    return next((value for name, value in headers if name == wanted), b"")

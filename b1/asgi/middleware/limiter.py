@@ -8,19 +8,29 @@ from __future__ import annotations
 import orjson
 
 from b1.asgi.body import ClientDisconnected, read_body, replay_body
+from b1.asgi.caching.service import ResponseCache
 from b1.asgi.context import RequestContext
 from b1.asgi.limits import Limits
 from b1.asgi.reply import send_problem
 from b1.errors import BodyTooLarge, MalformedRequest, RequestError
+from b1.limiter import Decision
 from b1.types import ASGIApp, Receive, Scope, Send
+
+# Where a scope says that its request was charged, and let pass, before it came here.
+DECIDED = "b1.decided"
 
 
 class LimiterLayer:
-    """Spends before the body is read, except on routes whose class stands in their body."""
+    """Spends before the body is read, except on routes whose class stands in their body.
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+    Args:
+        responses: say what of the shared cache a request wants, which is read on the limiter's own trip.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, responses: ResponseCache | None = None) -> None:
         self._app = app
         self._limits = limits
+        self._responses = responses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,8 +47,17 @@ class LimiterLayer:
             except RequestError as error:
                 await send_problem(send, error, scope)
                 return
+        decided: Decision | None = scope.get(DECIDED)
+        if decided is not None:  # the express way has charged it already
+            context.response_headers += self._limits.headers(decided)
+            await self._app(scope, receive, send)
+            return
         names = self._limits.of(context, policies, scope["method"])
-        charged, refusal = await self._limits.admit(context, names, scope)
+        read = None
+        if options.cache is not None and self._responses is not None:
+            read = self._responses.read_for(context, scope)
+        charged, refusal = await self._limits.admit(context, names, scope, read)
+        context.cached = charged.cached
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 
 from starlette.requests import ClientDisconnect
 
 from b1.asgi.context import CONTEXT, RequestContext
 from b1.asgi.reply import problem, send_problem, send_problem_document
+from b1.asgi.request_ids import RequestIds
 from b1.asgi.routes import RouteTable
 from b1.clock import Clock
 from b1.errors import RequestError, transient
@@ -19,7 +18,6 @@ from b1.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("b1.http")
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -31,6 +29,7 @@ class Observe:
         self._routes = routes
         self._metrics = metrics
         self._clock = clock
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +40,7 @@ class Observe:
         path: str = scope["path"]
         route, values = self._routes.find(method, path.removeprefix(root) if root else path)
         fields = dict(scope["headers"])
-        request_id = _request_id(fields.get(b"x-request-id"))
+        request_id = self._ids.of(fields.get(b"x-request-id"))
         context = RequestContext(request_id, self._clock.monotonic(), route, values, fields)
         scope["b1"] = context
         CONTEXT.set(context)
@@ -100,10 +99,3 @@ def _with_headers(context: RequestContext, send: Send) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def _request_id(sent: bytes | None) -> str:
-    """Take a well-formed id from the caller, or make one: 16 random bytes, as text that needs no escaping."""
-    if sent is not None and _REQUEST_ID.fullmatch(sent):
-        return sent.decode()
-    return os.urandom(16).hex()

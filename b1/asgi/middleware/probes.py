@@ -24,6 +24,7 @@ from b1.types import ASGIApp, Receive, Scope, Send
 # (status, content type, body)
 Answer = tuple[int, bytes, bytes]
 _READING = frozenset({"GET", "HEAD"})
+_INTERNAL = "/internal/"
 _NO_STORE = [(b"cache-control", b"no-store")]
 
 
@@ -49,6 +50,7 @@ class Probes:
     """Serves `endpoints`; every other path goes on.
 
     Args:
+        endpoints: by path; one whose path ends with a slash serves whatever is below it.
         admin_token: needed for endpoints that are not open; None leaves them open (development).
         within_limit: says whether this address may have a freshly rendered answer.
         hidden: paths that answer 404 because their feature is switched off.
@@ -77,6 +79,8 @@ class Probes:
             return
         path: str = scope["path"]
         endpoint = self._endpoints.get(path)
+        if endpoint is None and path.startswith(_INTERNAL):
+            endpoint = self._endpoints.get(path[: path.find("/", len(_INTERNAL)) + 1])  # one that serves all below it
         if endpoint is None and path not in self._hidden:
             await self._app(scope, receive, send)
             return

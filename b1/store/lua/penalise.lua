@@ -10,7 +10,7 @@ local strikes = tonumber(ARGV[2])
 if ARGV[3] == '1' then redis.call('DEL', KEYS[1]) end
 local o = offender_of(KEYS[1], tonumber(ARGV[5]), tonumber(ARGV[6]))
 if strikes > 0 and o.ends <= now then
-  strike(o, strikes, tonumber(ARGV[4]), 7, #ARGV)
+  strike(o, strikes, tonumber(ARGV[4]), function(level) return tonumber(ARGV[math.min(7 + level, #ARGV)]) end)
   keep_offender(o)
 end
-return tell_offender({}, o)
+return {stand_of_offender(o)}

@@ -8,5 +8,5 @@
 local claim = held_claim(KEYS[1], ARGV[2])
 if not claim then return 0 end
 local lease = tonumber(ARGV[3])
-write_claim(KEYS[1], claim.fence, now + lease, claim.print, nil, lease + tonumber(ARGV[4]))
+write_claim(KEYS[1], claim.fence, now + lease, claim.print, nil, lease + tonumber(ARGV[4]), claim.owner)
 return 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from b1.store.passed import Received
-from b1.store.passing import buckets, claims, offences, streams, windows
+from b1.store.passing import buckets, claims, leases, offences, streams, windows
 from b1.store.passing.budget import Budget
 from b1.store.passing.frames import MINOR, START, Frame, UnknownFormat, pack, unpack
 from b1.store.passing.origin import Origin, Shift, read_origin
@@ -213,6 +213,7 @@ class Passing:
         has_tables = is_away or news
         if has_tables:
             yield from buckets.frames(memory.buckets, budget, has_redis=debts is not None and is_away)
+            yield from leases.frames(memory.leases, budget, now_ms, drain_ms)
         table = windows.WindowsOut(memory.windows, news=news, has_redis=debts is not None)
         if has_tables:
             if table.size_bytes > budget.left_bytes // 2:
@@ -261,6 +262,8 @@ class Passing:
         elif frame.kind == buckets.KIND:
             fates = buckets.take(memory.buckets, frame, taking.shift, now_ms, has_redis=debts is not None)
             _count(taking, "buckets", fates)
+        elif frame.kind == leases.KIND:
+            _count(taking, "leases", leases.take(memory.leases, frame, taking.shift, now_ms))
         elif frame.kind == streams.KIND:
             fate, entries = streams.take(memory.streams, frame, taking.shift, now_ms)
             _count(taking, "entries", [fate] * entries)

@@ -16,5 +16,5 @@ end
 
 local function keep_bucket(key, c)
   if c.full <= micros then return redis.call('DEL', key) end
-  redis.call('SET', key, struct.pack(BUCKET, BUCKET_VERSION, c.full), 'PX', whole(math.max(1, math.ceil((c.full - micros) / 1000))))
+  redis.call('SET', key, struct.pack(BUCKET, BUCKET_VERSION, c.full), 'PX', math.max(1, math.ceil((c.full - micros) / 1000)))
 end

@@ -1,18 +1,18 @@
 -- A claim is one string: fence (7 bytes), its end in ms (6; 0 when released), 'r' when a record follows, else '-', the
--- fingerprint behind its length (1 byte), the record. A hash would turn into a table as soon as it holds a record, and
--- take 280 bytes more for it.
+-- fingerprint behind its length (1 byte), then the record, or the name of the owner while there is none. A hash would turn
+-- into a table as soon as it holds a record, and take 280 bytes more for it.
 local function read_claim(key)
   local found = redis.call('GET', key)
   if not found then return nil end
   local fence, ends, kind, length = struct.unpack('>I7I6c1B', found)
-  local record = nil
-  if kind == 'r' then record = string.sub(found, 16 + length) end
-  return {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length), record = record}
+  local claim = {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length)}
+  claim[kind == 'r' and 'record' or 'owner'] = string.sub(found, 16 + length)
+  return claim
 end
 
-local function write_claim(key, fence, ends, print, record, ttl)
+local function write_claim(key, fence, ends, print, record, ttl, owner)
   local head = struct.pack('>I7I6c1B', fence, ends, record and 'r' or '-', #print)
-  redis.call('SET', key, head .. print .. (record or ''), 'PX', string.format('%.0f', ttl))
+  redis.call('SET', key, head .. print .. (record or owner or ''), 'PX', string.format('%.0f', ttl))
 end
 
 -- The claim, if it is still this fence's and no record was written.

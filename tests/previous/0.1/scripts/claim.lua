@@ -1,19 +1,20 @@
 -- Become the owner of a key, or learn who is.
 -- KEYS   [1] the claim
--- ARGV   [1] fixed time in ms for tests, else ''   [2] fingerprint   [3] lease_ms   [4] grace_ms
--- reply  {0, fence} claimed · {1, retry_after_ms} in flight · {2, record} finished · {3} other fingerprint
+-- ARGV   [1] fixed time in ms for tests, else ''   [2] fingerprint   [3] lease_ms   [4] grace_ms   [5] the caller's name
+-- reply  {0, fence} claimed · {1, retry_after_ms, fence, owner} in flight · {2, record} finished
+--        {3, fingerprint} claimed with another one
 -- cost   O(1): one GET; one SET when claimed
 --
 -- The fence is the server's time in microseconds, or one more than the last: it grows even after the key expired.
 -- `now` in ms and `micros`: the server's time, or ARGV[1] (ms) when a test fixed it.
 local now, micros
-if ARGV[1] ~= '' then
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  micros = time[1] * 1000000 + time[2]
+  now = math.floor(micros / 1000)
+else
   now = tonumber(ARGV[1])
   micros = now * 1000
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  micros = time[1] * 1000000 + time[2]
 end
 
 -- Numbers of this size lose digits when Lua writes them itself.
@@ -22,20 +23,20 @@ local function whole(number)
 end
 
 -- A claim is one string: fence (7 bytes), its end in ms (6; 0 when released), 'r' when a record follows, else '-', the
--- fingerprint behind its length (1 byte), the record. A hash would turn into a table as soon as it holds a record, and
--- take 280 bytes more for it.
+-- fingerprint behind its length (1 byte), then the record, or the name of the owner while there is none. A hash would turn
+-- into a table as soon as it holds a record, and take 280 bytes more for it.
 local function read_claim(key)
   local found = redis.call('GET', key)
   if not found then return nil end
   local fence, ends, kind, length = struct.unpack('>I7I6c1B', found)
-  local record = nil
-  if kind == 'r' then record = string.sub(found, 16 + length) end
-  return {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length), record = record}
+  local claim = {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length)}
+  claim[kind == 'r' and 'record' or 'owner'] = string.sub(found, 16 + length)
+  return claim
 end
 
-local function write_claim(key, fence, ends, print, record, ttl)
+local function write_claim(key, fence, ends, print, record, ttl, owner)
   local head = struct.pack('>I7I6c1B', fence, ends, record and 'r' or '-', #print)
-  redis.call('SET', key, head .. print .. (record or ''), 'PX', string.format('%.0f', ttl))
+  redis.call('SET', key, head .. print .. (record or owner or ''), 'PX', string.format('%.0f', ttl))
 end
 
 -- The claim, if it is still this fence's and no record was written.
@@ -47,11 +48,11 @@ end
 
 local claim = read_claim(KEYS[1])
 if claim and claim.ends > now then
-  if claim.print ~= ARGV[2] then return {3} end
+  if claim.print ~= ARGV[2] then return {3, claim.print} end
   if claim.record then return {2, claim.record} end
-  return {1, claim.ends - now}
+  return {1, claim.ends - now, claim.fence, claim.owner}
 end
 local fence = math.max(micros, (claim and claim.fence or 0) + 1)
 local lease = tonumber(ARGV[3])
-write_claim(KEYS[1], fence, now + lease, ARGV[2], nil, lease + tonumber(ARGV[4]))
+write_claim(KEYS[1], fence, now + lease, ARGV[2], nil, lease + tonumber(ARGV[4]), ARGV[5])
 return {0, fence}

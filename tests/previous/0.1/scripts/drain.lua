@@ -9,13 +9,13 @@
 -- be, by `owed` at most.
 -- `now` in ms and `micros`: the server's time, or ARGV[1] (ms) when a test fixed it.
 local now, micros
-if ARGV[1] ~= '' then
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  micros = time[1] * 1000000 + time[2]
+  now = math.floor(micros / 1000)
+else
   now = tonumber(ARGV[1])
   micros = now * 1000
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  micros = time[1] * 1000000 + time[2]
 end
 
 -- Numbers of this size lose digits when Lua writes them itself.
@@ -41,7 +41,7 @@ end
 
 local function keep_bucket(key, c)
   if c.full <= micros then return redis.call('DEL', key) end
-  redis.call('SET', key, struct.pack(BUCKET, BUCKET_VERSION, c.full), 'PX', whole(math.max(1, math.ceil((c.full - micros) / 1000))))
+  redis.call('SET', key, struct.pack(BUCKET, BUCKET_VERSION, c.full), 'PX', math.max(1, math.ceil((c.full - micros) / 1000)))
 end
 
 for i = 1, #KEYS do

@@ -1,12 +1,15 @@
--- Make stale what depends on some tags, or everything, also what is being loaded.
--- KEYS   [1] the version table
--- ARGV   [1] 8 random bytes: the new epoch, and that of a table that is not there   [2] '1' for everything
---        then the buckets of the tags, all different
--- reply  1
--- cost   O(tags): one GETRANGE and one SETRANGE each
--- The version table: epoch (8 bytes), then 65536 versions (u32). Its owner is the namespace's cache: it has no expiry and
--- a fixed size. When it was lost, a new epoch makes all older entries stale.
-local TABLE_BYTES = 8 + 65536 * 4
+-- Make stale what depends on some tags, or everything, also what is being loaded; tell everybody who listens.
+-- KEYS   [1] the version table, which is the channel's name too
+-- ARGV   [1] 8 random bytes: a new epoch, or that of a table that is not there   [2] '1' for everything
+--        [3] the packed buckets (u32 each) to invalidate hard, all different   [4] those to invalidate softly, none of [3]
+-- reply  what was published: see shared/versions.lua
+-- cost   O(tags): one GETRANGE and one SETRANGE each, one PUBLISH
+-- The version table: epoch (8 bytes), number of the last change (u64), then 65536 versions (u32: 24 bits hard, 8 bits soft).
+-- Its owner is the namespace's cache: it has no expiry and a fixed size. When it was lost, a new epoch makes all older
+-- entries stale.
+-- Each change is published under the table's own name: the epoch after it, its number, the epoch before it (zeros: there was
+-- no table), then bucket and version (u32 each) of what moved. Whoever has heard all numbers has the table.
+local HEAD_BYTES, TABLE_BYTES = 16, 16 + 65536 * 4
 
 -- Says whether the table is there. Call it before anything is written: something else under its name is an error.
 local function has_table(key)
@@ -15,31 +18,58 @@ local function has_table(key)
   return size ~= 0
 end
 
--- Returns the epoch; a table that is not there is made, with `seed` for its epoch.
+-- Whoever may not publish may not subscribe either, and asks with each read; so a refusal is no error.
+local function publish(key, epoch, number, before, moved)
+  local message = epoch .. struct.pack('>I8', number) .. before .. moved
+  redis.pcall('PUBLISH', key, message)
+  return message
+end
+
+-- Returns the epoch; a table that is not there is made, with `seed` for its epoch, and that is published.
 local function epoch_of(key, seed)
   if has_table(key) then return redis.call('GETRANGE', key, 0, 7) end
   redis.call('SETRANGE', key, TABLE_BYTES - 1, '\0')
   redis.call('SETRANGE', key, 0, seed)
+  publish(key, seed, 0, string.rep('\0', 8), '')
   return seed
 end
 
 local function version_of(key, bucket)
-  local at = 8 + bucket * 4
+  local at = HEAD_BYTES + bucket * 4
   return redis.call('GETRANGE', key, at, at + 3)
 end
 
--- Returns the epoch and the versions of the buckets in ARGV[first] to ARGV[last].
-local function vector_of(key, epoch, first, last)
+-- Returns the epoch and the versions of the packed buckets (u32 each).
+local function vector_of(key, epoch, buckets)
   local parts = {epoch}
-  for i = first, last do parts[#parts + 1] = version_of(key, tonumber(ARGV[i])) end
+  for at = 1, #buckets, 4 do parts[#parts + 1] = version_of(key, (struct.unpack('>I4', buckets, at))) end
   return table.concat(parts)
 end
 
-if epoch_of(KEYS[1], ARGV[1]) == ARGV[1] then return 1 end
-if ARGV[2] == '1' then redis.call('SETRANGE', KEYS[1], 0, ARGV[1]) end
-for i = 3, #ARGV do
-  local bucket = tonumber(ARGV[i])
-  local version = (struct.unpack('>I4', version_of(KEYS[1], bucket)) + 1) % 4294967296
-  redis.call('SETRANGE', KEYS[1], 8 + bucket * 4, struct.pack('>I4', version))
+local SOFT_END, HARD_END = 128, 2147483648
+if not has_table(KEYS[1]) then
+  -- The new epoch makes everything stale.
+  return epoch_of(KEYS[1], ARGV[1]) .. string.rep('\0', 16)
 end
-return 1
+local before = redis.call('GETRANGE', KEYS[1], 0, 7)
+local is_all = ARGV[2] == '1'
+local moved = {}
+local function bump(buckets, is_hard)
+  for at = 1, #buckets, 4 do
+    local bucket = struct.unpack('>I4', buckets, at)
+    local version = struct.unpack('>I4', version_of(KEYS[1], bucket))
+    local after = version + 1
+    if is_hard or after % 256 >= SOFT_END then after = version - version % 256 + 256 end
+    -- Counted out: it begins anew, in another epoch.
+    if after >= HARD_END then after, is_all = 0, true end
+    local pair = struct.pack('>I4I4', bucket, after)
+    redis.call('SETRANGE', KEYS[1], HEAD_BYTES + bucket * 4, string.sub(pair, 5))
+    moved[#moved + 1] = pair
+  end
+end
+bump(ARGV[3], true)
+bump(ARGV[4], false)
+local epoch = is_all and ARGV[1] or before
+local number = struct.unpack('>I8', redis.call('GETRANGE', KEYS[1], 8, 15)) + 1
+redis.call('SETRANGE', KEYS[1], 0, epoch .. struct.pack('>I8', number))
+return publish(KEYS[1], epoch, number, before, table.concat(moved))

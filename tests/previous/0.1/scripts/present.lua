@@ -5,13 +5,13 @@
 -- cost   O(log(processes))
 -- `now` in ms and `micros`: the server's time, or ARGV[1] (ms) when a test fixed it.
 local now, micros
-if ARGV[1] ~= '' then
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  micros = time[1] * 1000000 + time[2]
+  now = math.floor(micros / 1000)
+else
   now = tonumber(ARGV[1])
   micros = now * 1000
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  micros = time[1] * 1000000 + time[2]
 end
 
 -- Numbers of this size lose digits when Lua writes them itself.

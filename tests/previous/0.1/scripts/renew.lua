@@ -5,13 +5,13 @@
 -- cost   O(1): one GET, one SET
 -- `now` in ms and `micros`: the server's time, or ARGV[1] (ms) when a test fixed it.
 local now, micros
-if ARGV[1] ~= '' then
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  micros = time[1] * 1000000 + time[2]
+  now = math.floor(micros / 1000)
+else
   now = tonumber(ARGV[1])
   micros = now * 1000
-else
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-  micros = time[1] * 1000000 + time[2]
 end
 
 -- Numbers of this size lose digits when Lua writes them itself.
@@ -20,20 +20,20 @@ local function whole(number)
 end
 
 -- A claim is one string: fence (7 bytes), its end in ms (6; 0 when released), 'r' when a record follows, else '-', the
--- fingerprint behind its length (1 byte), the record. A hash would turn into a table as soon as it holds a record, and
--- take 280 bytes more for it.
+-- fingerprint behind its length (1 byte), then the record, or the name of the owner while there is none. A hash would turn
+-- into a table as soon as it holds a record, and take 280 bytes more for it.
 local function read_claim(key)
   local found = redis.call('GET', key)
   if not found then return nil end
   local fence, ends, kind, length = struct.unpack('>I7I6c1B', found)
-  local record = nil
-  if kind == 'r' then record = string.sub(found, 16 + length) end
-  return {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length), record = record}
+  local claim = {fence = fence, ends = ends, print = string.sub(found, 16, 15 + length)}
+  claim[kind == 'r' and 'record' or 'owner'] = string.sub(found, 16 + length)
+  return claim
 end
 
-local function write_claim(key, fence, ends, print, record, ttl)
+local function write_claim(key, fence, ends, print, record, ttl, owner)
   local head = struct.pack('>I7I6c1B', fence, ends, record and 'r' or '-', #print)
-  redis.call('SET', key, head .. print .. (record or ''), 'PX', string.format('%.0f', ttl))
+  redis.call('SET', key, head .. print .. (record or owner or ''), 'PX', string.format('%.0f', ttl))
 end
 
 -- The claim, if it is still this fence's and no record was written.
@@ -46,5 +46,5 @@ end
 local claim = held_claim(KEYS[1], ARGV[2])
 if not claim then return 0 end
 local lease = tonumber(ARGV[3])
-write_claim(KEYS[1], claim.fence, now + lease, claim.print, nil, lease + tonumber(ARGV[4]))
+write_claim(KEYS[1], claim.fence, now + lease, claim.print, nil, lease + tonumber(ARGV[4]), claim.owner)
 return 1

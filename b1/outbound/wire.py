@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from b1.alerts.target import Target, is_public
+from b1.outbound.addresses import is_public
+from b1.outbound.resolver import Resolve, Resolver
+from b1.outbound.target import Target
 
 HEAD_LIMIT_BYTES = 16 * 1024
 ADDRESSES = 4
-RESOLVE_S = 3.0
 INTERIM_ANSWERS = 5
 GOODBYE_S = 0.5
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
-
 
 class AddressRefused(OSError):
-    """The name resolves to addresses that alerts may not go to."""
+    """The name resolves to addresses that messages may not go to."""
 
 
 class BadAnswer(OSError):
@@ -46,15 +43,26 @@ class Wire:
 
     Args:
         allow_private: addresses that are not public are allowed.
+        agent: the User-Agent.
+        allowed_by: what the message of a refused address says about allowing it.
         resolve: name and port to addresses; replaced in tests.
         before: the wire that this one replaces; its certificates, and what it knows of the same name, are used again.
     """
 
     def __init__(
-        self, target: Target, *, allow_private: bool, resolve: Resolve | None = None, before: Wire | None = None
+        self,
+        target: Target,
+        *,
+        allow_private: bool,
+        agent: str = "b1",
+        allowed_by: str = "",
+        resolve: Resolve | None = None,
+        before: Wire | None = None,
     ) -> None:
         self._target = target
         self._allow_private = allow_private
+        self._agent = agent
+        self._allowed_by = allowed_by
         self._resolve: Resolve = resolve or Resolver().addresses
         if before is not None and before._target.host == target.host:
             self._resolve = before._resolve
@@ -70,18 +78,25 @@ class Wire:
                 await self._load_certificates()
                 await self._resolve(self._target.host, self._target.port)
 
-    async def post(self, body: bytes, headers: Iterable[tuple[str, str]], *, limit_s: float) -> Answer:
+    async def post(
+        self, body: bytes, headers: Iterable[tuple[str, str]], *, limit_s: float, path: str | None = None
+    ) -> Answer:
         """Send one request and return the head of its answer.
+
+        Args:
+            path: another request target than the target's own, percent-encoded.
 
         Raises:
             AddressRefused: no address of the receiver may be connected to.
             TimeoutError: it took longer than `limit_s`.
             OSError: it did not work, TLS and malformed answers included.
+            ValueError: a header holds a line break or is not ASCII; nothing was sent.
         """
+        head = self._head(len(body), headers, path or self._target.path)
         async with asyncio.timeout(limit_s):
             reader, writer = await self._connect(limit_s)
             try:
-                writer.write(self._head(len(body), headers) + body)
+                writer.write(head + body)
                 await writer.drain()
                 return await _read_answer(reader)
             finally:
@@ -93,7 +108,7 @@ class Wire:
         found = await self._resolve(target.host, target.port)
         allowed = [address for address in found if self._allow_private or is_public(address)]
         if not allowed:
-            raise AddressRefused("the receiver's address is not public; B1_ALERT_ALLOW_PRIVATE=1 allows it")
+            raise AddressRefused(f"the receiver's address is not public{self._allowed_by}")
         failure: OSError = ConnectionError("no address")
         for address in allowed[:ADDRESSES]:
             try:
@@ -114,11 +129,11 @@ class Wire:
         if self._target.is_tls and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)
 
-    def _head(self, length: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    def _head(self, length: int, headers: Iterable[tuple[str, str]], path: str) -> bytes:
         target = self._target
         fields = [
             ("Host", target.host_header),
-            ("User-Agent", "b1-alerts"),
+            ("User-Agent", self._agent),
             ("Content-Type", "application/json"),
             ("Content-Length", str(length)),
             ("Connection", "close"),
@@ -126,54 +141,10 @@ class Wire:
         ]
         if target.authorization is not None:
             fields.append(("Authorization", target.authorization))
-        lines = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
+        if any("\r" in text or "\n" in text for field in fields for text in field):
+            raise ValueError("a header of the message holds a line break")
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
         return "\r\n".join(lines).encode("ascii")
-
-
-class Resolver:
-    """The system's resolver, in a thread, for one name.
-
-    A look-up that hangs is waited for again, never started twice. What was found last is used when the resolver fails or
-    is slow: under memory pressure there may be no thread to ask in.
-    """
-
-    def __init__(self) -> None:
-        self._running: asyncio.Future[list[str]] | None = None
-        self._known: list[str] = []
-
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses of a name, best first.
-
-        Raises:
-            OSError: there are none, or not in time; TimeoutError is one.
-        """
-        if _is_literal(host):
-            return [host]
-        if self._running is None or self._running.done():
-            self._running = asyncio.ensure_future(self._look_up(host, port))
-        try:
-            async with asyncio.timeout(RESOLVE_S):
-                self._known = await asyncio.shield(self._running)
-        except OSError:
-            if not self._known:
-                raise
-        return self._known
-
-    async def _look_up(self, host: str, port: int) -> list[str]:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except RuntimeError as error:
-            raise OSError(f"the name cannot be looked up ({error})") from None  # no thread could be started
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> Answer:

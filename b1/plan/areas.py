@@ -1,12 +1,8 @@
-"""Pure: host and settings in, every number of the profile out, each with one sentence of reason.
-
-Nobody else computes a budget. The same host and settings give the same plan; nothing here reads a clock or a file.
-"""
+"""The numbers of each area with their reasons, from the box and the wishes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,10 @@ GRACEFUL_STOP_S = 25
 # A successor speaks for a worker that drains only once that one must be gone.
 ALERT_OVERLAP_MARGIN_S = 15
 
+# The largest body where nobody says otherwise, and how many bodies may be on their way at once.
+BODY_BYTES = 32 * MIB
+READING = 200
+
 # Numbers of one keyed route, where it declares no others: the same on every box.
 IDEMPOTENCY_TTL_S = 86_400
 IDEMPOTENCY_LEASE_S = 30.0
@@ -37,116 +37,6 @@ ALLOCATOR_ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
     "MALLOC_MMAP_THRESHOLD_": "131072",
 }
-
-
-def _number(unit: str, area: str) -> Any:
-    return field(metadata={"unit": unit, "area": area})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Every number of the profile. `reasons` has one sentence per field."""
-
-    memory_limit_bytes: int = _number("bytes", "memory")
-    cache_limit_bytes: int = _number("bytes", "memory")
-    store_limit_bytes: int = _number("bytes", "memory")
-    body_limit_bytes: int = _number("bytes", "requests")
-    header_limit_bytes: int = _number("bytes", "requests")
-    header_limit_fields: int = _number("fields", "requests")
-    header_timeout_s: float = _number("s", "requests")
-    request_deadline_s: float = _number("s", "requests")
-    concurrent_requests: int = _number("requests", "requests")
-    admission_initial: int = _number("requests", "requests")
-    admission_reading: int = _number("requests", "requests")
-    admission_queue: int = _number("requests", "requests")
-    admission_standing_s: float = _number("s", "requests")
-    admission_alarm_s: float = _number("s", "requests")
-    admission_target_s: float = _number("s", "requests")
-    admission_patience_s: float = _number("s", "requests")
-    admission_opening_s: float = _number("s", "requests")
-    workers: int = _number("processes", "server")
-    backlog: int = _number("connections", "server")
-    keepalive_s: int = _number("s", "server")
-    graceful_stop_s: int = _number("s", "server")
-    worker_timeout_s: int = _number("s", "server")
-    gc_threshold: int = _number("objects", "server")
-    threads: int = _number("threads", "server")
-    threads_reserved: int = _number("threads", "server")
-    db_connections: int = _number("connections", "database")
-    db_queue: int = _number("waiters", "database")
-    db_acquire_s: float = _number("s", "database")
-    db_statement_s: float = _number("s", "database")
-    db_idle_transaction_s: float = _number("s", "database")
-    db_idle_lifetime_s: float = _number("s", "database")
-    db_connection_check_ms: int = _number("ms", "database")
-    db_silence_s: float = _number("s", "database")
-    db_slow_query_s: float = _number("s", "database")
-    redis_connections: int = _number("connections", "redis")
-    redis_deadline_s: float = _number("s", "redis")
-    redis_pending: int = _number("calls", "redis")
-    idempotency_ttl_s: int = _number("s", "idempotency")
-    idempotency_lease_s: float = _number("s", "idempotency")
-    idempotency_wait_s: float = _number("s", "idempotency")
-    idempotency_waiters: int = _number("requests", "idempotency")
-    identity_ttl_s: int = _number("s", "cache")
-    loop_sample_s: float = _number("s", "governor")
-    loop_stall_s: float = _number("s", "governor")
-    loop_lagging_s: float = _number("s", "governor")
-    loop_dump_s: float = _number("s", "governor")
-    loop_reports: int = _number("lines", "governor")
-    loop_reports_per_minute: int = _number("lines", "governor")
-    memory_sample_s: float = _number("s", "governor")
-    memory_pressed_s: float = _number("s", "governor")
-    memory_reserve_bytes: int = _number("bytes", "governor")
-    memory_ballast_bytes: int = _number("bytes", "governor")
-    memory_collection_s: float = _number("s", "governor")
-    memory_report_apart_s: float = _number("s", "governor")
-    handover_limit_bytes: int = _number("bytes", "governor")
-    alert_cooldown_s: float = _number("s", "alerts")
-    alert_settle_s: float = _number("s", "alerts")
-    alert_overlap_s: float = _number("s", "alerts")
-    alert_queue: int = _number("messages", "alerts")
-    alert_keep_s: float = _number("s", "alerts")
-    alert_attempt_s: float = _number("s", "alerts")
-    alert_backoff_first_s: float = _number("s", "alerts")
-    alert_backoff_most_s: float = _number("s", "alerts")
-    alert_retry_after_most_s: float = _number("s", "alerts")
-    alert_flush_s: float = _number("s", "alerts")
-    alert_handler_s: float = _number("s", "alerts")
-    reasons: Mapping[str, str] = field(metadata={"unit": "", "area": ""}, repr=False)
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Return (area, name, value in words, reason) in order, for the table of ``b1 plan``."""
-        return [
-            (f.metadata["area"], f.name, _in_words(getattr(self, f.name), f.metadata["unit"]), self.reasons[f.name])
-            for f in fields(self)
-            if f.name != "reasons"
-        ]
-
-    def watermark_bytes(self, level: str) -> int:
-        """Return the memory, in bytes, at which `level` begins.
-
-        Raises:
-            KeyError: no such level.
-        """
-        return self.memory_limit_bytes * WATERMARKS[level] // 100
-
-
-def make_plan(host: Host, settings: Settings) -> Plan:
-    """Derive every number from the box and the wishes."""
-    numbers: dict[str, tuple[Any, str]] = {
-        **_memory(host, settings),
-        **_requests(settings),
-        **_server(host),
-        **_database(settings),
-        **_state(settings),
-        **_governor(host, settings),
-        **_alerts(host),
-    }
-    return Plan(
-        **{name: value for name, (value, _) in numbers.items()},
-        reasons={name: reason for name, (_, reason) in numbers.items()},
-    )
 
 
 def memory_wish(settings: Settings) -> tuple[int, str]:
@@ -169,7 +59,7 @@ def _memory_limit(host: Host, settings: Settings) -> tuple[int, str]:
     return limit, source
 
 
-def _memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+def memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
     limit, source = _memory_limit(host, settings)
     cache = settings.cache_max or min(64 * MIB, max(4 * MIB, limit // 24))
     cache_reason = (
@@ -187,10 +77,10 @@ def _memory(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _requests(settings: Settings) -> dict[str, tuple[Any, str]]:
+def requests(settings: Settings) -> dict[str, tuple[Any, str]]:
     return {
         "body_limit_bytes": (
-            settings.body_limit or 32 * MIB,
+            settings.body_limit or BODY_BYTES,
             "B1_BODY_LIMIT" if settings.body_limit else "32 MiB, counted while it streams, with or without a length",
         ),
         "header_limit_bytes": (
@@ -199,20 +89,36 @@ def _requests(settings: Settings) -> dict[str, tuple[Any, str]]:
         ),
         "header_limit_fields": (100, "more fields than any browser or proxy sends"),
         "header_timeout_s": (10.0, "a header block that takes longer is a slow attack or a dead phone"),
+        "transfer_least_bytes_per_s": (
+            500.0,
+            "a body or an answer that moves more slowly holds a place for nothing: a tenth of the slowest mobile link",
+        ),
+        "transfer_grace_s": (
+            10.0,
+            "how long a body may stand still, or an answer be left unread; as long as a head may",
+        ),
         "request_deadline_s": (30.0, "far below the 230 s at which the front end gives up while the work would go on"),
         "concurrent_requests": (200, "requests in work at once; more would only wait for the one core"),
         "admission_initial": (64, "waiting requests at first; grows and shrinks with what their latency says"),
-        "admission_reading": (200, "bodies on their way at once; they hold no permit, but each holds memory"),
+        "admission_reading": (READING, "bodies on their way at once; they hold no permit, but each holds memory"),
         "admission_queue": (256, "requests of one kind that may wait, as many as the kernel's backlog"),
         "admission_standing_s": (0.1, "a queue that was empty more recently is a burst and no overload"),
         "admission_alarm_s": (0.25, "until somebody has waited longer the queue is served in order and refuses nobody"),
+        "admission_alarm_requests": (
+            40,
+            "fewer that wait are clients that ask again at once, unless somebody has waited for half of the patience",
+        ),
         "admission_target_s": (0.1, "older requests are refused under overload, so that the others are in time"),
         "admission_patience_s": (1.0, "older requests are refused otherwise: most clients have a second in mind"),
         "admission_opening_s": (2.0, "what waited while a worker was replaced is served, and counts as no overload"),
+        "admission_sockets": (
+            350,
+            "WebSockets open at once: what the front end of a B1 lets through; each holds memory",
+        ),
     }
 
 
-def _server(host: Host) -> dict[str, tuple[Any, str]]:
+def server(host: Host) -> dict[str, tuple[Any, str]]:
     return {
         "graceful_stop_s": _graceful_stop(host),
         "workers": (1, "one core: a second worker doubles the memory and adds no speed"),
@@ -235,7 +141,7 @@ def _graceful_stop(host: Host) -> tuple[int, str]:
     return seconds, f"a second less than the {host.stop_limit_s:g} s after which the platform kills"
 
 
-def _database(settings: Settings) -> dict[str, tuple[Any, str]]:
+def database(settings: Settings) -> dict[str, tuple[Any, str]]:
     return {
         "db_connections": (
             settings.db_connections,
@@ -255,7 +161,8 @@ def _database(settings: Settings) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _state(settings: Settings) -> dict[str, tuple[Any, str]]:
+def state(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+    limit, _ = _memory_limit(host, settings)
     return {
         "redis_connections": (settings.redis_connections, "per host: one for all work, one kept for emergencies"),
         "redis_deadline_s": (0.25, "a store that takes longer is away; local state decides"),
@@ -264,7 +171,31 @@ def _state(settings: Settings) -> dict[str, tuple[Any, str]]:
         "idempotency_lease_s": (IDEMPOTENCY_LEASE_S, "a dead owner's claim is free after this; a live one renews it"),
         "idempotency_wait_s": (IDEMPOTENCY_WAIT_S, "how long a duplicate waits for the answer, holding no connection"),
         "idempotency_waiters": (4, "duplicates that may wait per key; more get 409 at once"),
+        "idempotency_running": (
+            512,
+            "attempts at once: all that are admitted, and as many again whose clients have left",
+        ),
+        "idempotency_spool_memory_bytes": (
+            max(64 * KIB, min(256 * KIB, limit // 32 // READING // (64 * KIB) * (64 * KIB))),
+            "what one body with a key holds in memory: 1/32 of the limit for all at once; the rest is on disk",
+        ),
+        "idempotency_spool_disk_bytes": (
+            8 * (settings.body_limit or BODY_BYTES),
+            "eight of the largest bodies at once; a B1 has 10 GB of local disk, so 3 % of it",
+        ),
         "identity_ttl_s": (300, "actor, organisation and role are looked up every 5 minutes, or after a change"),
+        "cache_tenant_share": (
+            0.25,
+            "a tenant that holds more loses its second chances: a flood drives out its own entries",
+        ),
+        "cache_away_s": (
+            30.0,
+            "while Redis is away copies count as fresh for so long: nobody hears of what other processes invalidate",
+        ),
+        "cache_heartbeat_s": (
+            15.0,
+            "how often the server is asked whether a push is missing: a lost one is found then",
+        ),
         "loop_sample_s": (0.05, "20 heartbeats a second measure the loop's lag for 0.13 % of the core"),
         "loop_stall_s": (0.1, "half of what a person notices; below it the noise of scheduling dominates"),
         "loop_lagging_s": (
@@ -282,7 +213,7 @@ def _state(settings: Settings) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _governor(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
+def governor(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
     limit, _ = _memory_limit(host, settings)
     return {
         "memory_reserve_bytes": (
@@ -305,7 +236,7 @@ def _governor(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _alerts(host: Host) -> dict[str, tuple[Any, str]]:
+def alerts(host: Host) -> dict[str, tuple[Any, str]]:
     stop_s, _ = _graceful_stop(host)
     return {
         "alert_cooldown_s": (300.0, "the same alert is told at most every 5 minutes: a level may flap, a person not"),
@@ -323,9 +254,3 @@ def _alerts(host: Host) -> dict[str, tuple[Any, str]]:
         "alert_flush_s": (1.5, "what a stop gives to delivery; the successor sends the rest"),
         "alert_handler_s": (10.0, "longest run of an application's handler, so that a stuck one ends"),
     }
-
-
-def _in_words(value: Any, unit: str) -> str:
-    if unit == "bytes":
-        return format_bytes(value)
-    return f"{value:g} {unit}" if isinstance(value, float) else f"{value} {unit}"

@@ -1,0 +1,292 @@
+"""Stored answers in one call: a GET that is in the response cache, decided as the layers would decide it.
+
+The same services are asked in the same order (gate, identity, limiter, response cache), without the layers' coroutines.
+Whatever is not plain is left to the layers before anything was counted: an unusual field, a caller who is not known yet, a
+miss, a stale answer. Only our own server knows of this; under any other one the layers answer, with the same fields.
+
+An answer from here costs less than a refusal would, so it needs no permit, and waits behind nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+from b1.admission import RANKS, Gate
+from b1.asgi.caching.conditional import judge
+from b1.asgi.caching.plan import RoutePlan
+from b1.asgi.caching.service import ResponseCache
+from b1.asgi.caching.stored import StoredAnswer, Variant
+from b1.asgi.limits import LimitExceeded, Limits
+from b1.asgi.options import NOTHING_DECLARED, RouteOptions
+from b1.asgi.reply import PROBLEM_TYPE, error_headers
+from b1.asgi.request_ids import RequestIds
+from b1.asgi.routes import RouteTable
+from b1.cache.l1 import Found
+from b1.identity import Identity
+from b1.limiter import Decision, client_address
+from b1.metrics import Metrics
+from b1.types import Headers, Principal
+
+log = logging.getLogger("b1.http")
+
+# Where the runtime puts it in the lifespan's state, for our server.
+EXPRESS_STATE = "b1.express"
+
+# Requests with one of these are the layers': they have a body, change what is answered, or are rare.
+_UNUSUAL = frozenset(
+    {
+        b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"range", b"if-range", b"cache-control", b"pragma",
+        b"if-match", b"if-unmodified-since", b"if-modified-since",
+    }
+)  # fmt: skip
+_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+_PATHS = 4096  # kept with their route; the paths of an attack displace each other
+STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+class Answer(NamedTuple):
+    """A whole answer, ready to be written.
+
+    Attributes:
+        head: status line and fields, without the empty line: the server has fields of its own to add.
+    """
+
+    head: bytes
+    body: bytes
+
+
+class Waiter(Protocol):
+    """Who is told an answer that had to wait for the store."""
+
+    def take(self, answer: Answer | None, decision: Decision | None) -> None:
+        """Send the answer; None: have the layers answer a request that was charged, if there is a decision."""
+        ...
+
+
+class Way(NamedTuple):
+    """What is known of a path; without a plan it is the layers'."""
+
+    plan: RoutePlan | None
+    options: RouteOptions
+    template: str
+    rank: int
+
+
+_NOT_OURS = Way(None, NOTHING_DECLARED, "", 0)
+
+
+class Express:
+    """The short way through the stack.
+
+    Args:
+        proxy: how client addresses are found (`B1_PROXY`).
+        is_running: services are up.
+        unusual: further fields that make a request the layers'.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        gate: Gate,
+        identity: Identity,
+        limits: Limits | None,
+        responses: ResponseCache,
+        metrics: Metrics,
+        proxy: str,
+        is_running: Callable[[], bool],
+        unusual: Iterable[bytes] = (),
+    ) -> None:
+        self._routes = routes
+        self._gate = gate
+        self._identity = identity
+        self._limits = limits
+        self._responses = responses
+        self._metrics = metrics
+        self._proxy = proxy
+        self._is_running = is_running
+        self._unusual = _UNUSUAL.union(unusual)
+        self._ways: dict[bytes, Way] = {}
+        self._ids = RequestIds()
+
+    def __repr__(self) -> str:
+        return f"<Express paths={len(self._ways)}>"
+
+    def answer(
+        self, target: bytes, headers: Headers, client: tuple[str, int] | None, scheme: str, wait: Callable[[], Waiter]
+    ) -> Answer | Waiter | None:
+        """Return the answer to a GET without a body; None: it is for the layers, and nothing was counted.
+
+        Args:
+            target: as in the request line.
+            headers: names in lower case.
+            wait: makes who is told where the store has to be asked first; that is what is returned then.
+        """
+        path, _, query = target.partition(b"?")
+        way = self._ways.get(path) or self._meet(path)
+        plan = way.plan
+        if plan is None:
+            return None
+        fields = dict(headers)
+        now_s = monotonic()
+        if not self._unusual.isdisjoint(fields) or not self._is_running() or not self._gate.serves(way.rank, now_s):
+            return None
+        principal: Principal | None = None
+        authorization = fields.get(b"authorization")
+        if authorization is not None:
+            principal = self._identity.known(authorization, fields.get(b"x-organization-id"))
+            if principal is None:
+                return None
+        elif not plan.is_public:
+            return None
+        if plan.allow is not None and (principal is None or not plan.allow(principal)):
+            return None
+        name = path.decode("latin-1")
+        key = plan.key({"path": name, "query_string": query, "headers": headers, "scheme": scheme}, principal, fields)
+        asked = Asked(self, way, name, key, headers, fields, now_s, principal is not None)
+        found = asked.find()
+        if found is None:
+            return None
+        if self._limits is None:
+            return self._stored(asked, found, None)
+        address = client_address(client[0] if client else None, headers, self._proxy)
+        question = self._limits.question_of(way.options, principal, address)
+        if question is None:
+            return None
+        decision = self._limits.decide_soon(*question, fields, asked.tell)
+        if decision is True:
+            asked.waiter = wait()
+            return asked.waiter
+        return None if decision is False else self.decided(asked, found, decision)
+
+    def decided(self, asked: Asked, found: Found | None, decision: Decision) -> Answer:
+        """Return the answer to a request that was charged, or refused."""
+        assert self._limits is not None
+        if decision.allowed and found is not None:
+            return self._stored(asked, found, decision)
+        error = self._limits.refusal(decision)
+        self._count(asked, error.status)
+        return _refusal(error, asked.path, self._ids.of(asked.fields.get(b"x-request-id")))
+
+    def find(self, key: str, fields: Mapping[bytes, bytes]) -> Found | None:
+        """Return the stored answer if it can be sent as it is."""
+        responses = self._responses
+        found = responses.l1.find(key)
+        if found is None or found.is_stale or responses.must_validate:
+            return None
+        return None if self._variant(found.meta, fields) is None else found
+
+    def _meet(self, path: bytes) -> Way:
+        """Find the route of a path that is new."""
+        way = _NOT_OURS
+        if _PLAIN_PATH.fullmatch(path):
+            route, _ = self._routes.find("GET", path.decode("ascii"))
+            if route.options.cache is not None:
+                rank = RANKS[route.options.admission or "normal"]
+                way = Way(self._responses.plan_of(route), route.options, route.template, rank)
+        if len(self._ways) >= _PATHS:
+            self._ways.clear()
+        self._ways[path] = way
+        return way
+
+    def _variant(self, answer: StoredAnswer, fields: Mapping[bytes, bytes]) -> Variant | None:
+        """Return what the client gets; None: an encoding that it prefers has to be made first."""
+        if not answer.is_compressible and len(answer.variants) == 1:
+            return answer.identity
+        preferences = self._responses.preferences.of(fields.get(b"accept-encoding"))
+        if not preferences:
+            return answer.identity
+        variant = answer.choose(preferences)
+        if variant is answer.identity and answer.is_compressible and not answer.is_packing:
+            return None
+        return variant
+
+    def _stored(self, asked: Asked, found: Found, decision: Decision | None) -> Answer:
+        answer: StoredAnswer = found.meta
+        fields, body = asked.fields, found.value
+        variant = self._variant(answer, fields) or answer.identity
+        status, lines = answer.status, variant.lines
+        if variant.end - variant.start != len(body):
+            body = body[variant.start : variant.end]
+        if status == 200 and b"if-none-match" in fields:
+            status = judge(asked.headers, variant.etag, answer.modified_s)
+            if status != 200:
+                lines, body = b"".join([b"%b: %b\r\n" % pair for pair in variant.not_modified]), b""
+        now_s = self._responses.now_s()
+        age_s = max(0, int(now_s - answer.made_s))
+        parts = [STATUS_LINES[status], lines]
+        if answer.told is not None:
+            parts.append(b"cache-control: %b\r\n" % (answer.told % (age_s + answer.client_ttl_s)))
+        parts.append(b"age: %d\r\ncache-status: b1; hit; ttl=%d; detail=l1\r\n" % (age_s, answer.fresh_until_s - now_s))
+        if decision is not None and self._limits is not None:
+            for name, value in self._limits.headers(decision):
+                parts += name, b": ", value, b"\r\n"
+        parts += b"x-request-id: ", self._ids.of(fields.get(b"x-request-id")).encode(), b"\r\n"
+        self._responses.counts.hits += 1
+        self._identity.hits += asked.has_principal
+        self._count(asked, status)
+        return Answer(b"".join(parts), body)
+
+    def _count(self, asked: Asked, status: int) -> None:
+        self._gate.served(asked.way.rank)
+        self._metrics.request_answered("GET", asked.way.template, status, monotonic() - asked.began_s)
+
+
+class Asked:
+    """A request under way, until it is decided."""
+
+    __slots__ = ("_express", "_key", "began_s", "fields", "has_principal", "headers", "path", "waiter", "way")
+
+    def __init__(
+        self,
+        express: Express,
+        way: Way,
+        path: str,
+        key: str,
+        headers: Headers,
+        fields: Mapping[bytes, bytes],
+        began_s: float,
+        has_principal: bool,
+    ) -> None:
+        self._express = express
+        self._key = key
+        self.way = way
+        self.path = path
+        self.headers = headers
+        self.fields = fields
+        self.began_s = began_s
+        self.has_principal = has_principal
+        self.waiter: Waiter | None = None
+
+    def find(self) -> Found | None:
+        """Return the stored answer, as it is now."""
+        return self._express.find(self._key, self.fields)
+
+    def tell(self, decision: Decision | None) -> None:
+        """Send what was decided. What was invalidated before the store decided is known here by now, and looked for again.
+
+        Called by the connection to Redis, which an error here must not reach.
+        """
+        waiter = self.waiter
+        if waiter is None:
+            return
+        answer: Answer | None = None
+        try:
+            found = self.find() if decision is not None and decision.allowed else None
+            if decision is not None and (found is not None or not decision.allowed):
+                answer = self._express.decided(self, found, decision)
+        except Exception:  # the layers answer, and say what is wrong if it is still so
+            log.exception("an answer could not be made")
+        waiter.take(answer, decision)
+
+
+def _refusal(error: LimitExceeded, path: str, request_id: str) -> Answer:
+    body = error.encoded(path, request_id)
+    lines = [b"content-type: %b\r\ncontent-length: %d\r\ncache-control: no-store\r\n" % (PROBLEM_TYPE, len(body))]
+    lines += [b"%b: %b\r\n" % pair for pair in error_headers(error)]
+    return Answer(STATUS_LINES[error.status] + b"".join(lines) + b"x-request-id: %b\r\n" % request_id.encode(), body)

@@ -1,0 +1,84 @@
+"""What intents need of a transaction: statements, and to be told of its commit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, cast
+
+from b1.cache import intent_queries as queries
+from b1.db.committing import OnCommit
+from b1.errors import ConfigurationError
+
+
+class Write(Protocol):
+    """A transaction: that of ``b1.idempotent.transaction()``, or a lease's."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Any]: ...
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    async def execute(self, query: str, *args: Any) -> str: ...
+
+
+class Database(Protocol):
+    """The part of `b1.db.Database` that is used here."""
+
+    async def fetch(self, query: str, *args: Any, priority: Any = ...) -> Sequence[Any]: ...
+    async def fetchval(self, query: str, *args: Any, priority: Any = ...) -> Any: ...
+    async def execute(self, query: str, *args: Any, priority: Any = ...) -> str: ...
+
+
+def on_commit_of(write: Write) -> Callable[[OnCommit], None]:
+    """Return where to register for the commit.
+
+    Raises:
+        ConfigurationError: `write` has no such thing.
+    """
+    register = getattr(write, "on_commit", None)
+    if register is None:
+        raise ConfigurationError(
+            f"a {type(write).__name__} cannot say when it is committed",
+            remedy="use b1.idempotent.transaction(), or a lease inside its own `async with lease.transaction()`",
+        )
+    return cast("Callable[[OnCommit], None]", register)
+
+
+class Riding:
+    """One statement of a write, with the write's intent on its back. Good for one call.
+
+    Args:
+        prepare: registers for the commit and returns the values of the intent's row; None: there is no row.
+    """
+
+    def __init__(self, write: Write, prepare: Callable[[], Awaitable[tuple[Any, ...] | None]]) -> None:
+        self._write = write
+        self._prepare = prepare
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Any]:
+        """Run `query` and return all rows."""
+        query, args = await self._mounted(query, args)
+        return await self._write.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """Run `query` and return the first row, or None."""
+        query, args = await self._mounted(query, args)
+        return await self._write.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """Run `query` and return the first column of the first row, or None."""
+        query, args = await self._mounted(query, args)
+        return await self._write.fetchval(query, *args)
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run `query` and return its status."""
+        query, args = await self._mounted(query, args)
+        return await self._write.execute(query, *args)
+
+    async def _mounted(self, query: str, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        row = await self._prepare()
+        if row is None:
+            return query, args
+        ridden = queries.riding(query, len(args))
+        if ridden is None:
+            await self._write.execute(queries.INSERT, *row)
+            return query, args
+        return ridden, (*args, *row)

@@ -1,0 +1,21 @@
+"""Purging the CDN in front: surrogate keys in, batched calls out, through an adapter for each kind of service.
+
+Nothing here waits in a request's way, and what a CDN does not take is repeated with growing pauses.
+"""
+
+from b1.purge.adapters import Adapter, Batch, Cloudflare, Fastly, FrontDoor, Message, Webhook
+from b1.purge.options import PurgeOptions
+from b1.purge.queue import PurgeQueue, PurgeSnapshot
+
+__all__ = [
+    "Adapter",
+    "Batch",
+    "Cloudflare",
+    "Fastly",
+    "FrontDoor",
+    "Message",
+    "PurgeOptions",
+    "PurgeQueue",
+    "PurgeSnapshot",
+    "Webhook",
+]
