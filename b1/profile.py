@@ -235,6 +235,7 @@ class _Installed:
                 scope["root_path"] = self._root_path
         if self._app is None or scope["type"] == "lifespan":
             runtime = self._profile._new_runtime()
+            self._profile.limiting.require_dependencies()
             self._app = build_stack(runtime, self._routed, self._inner)
             if scope["type"] == "lifespan":
                 scope.get("state", {})[EXPRESS_STATE] = build_express(runtime, self._routed)

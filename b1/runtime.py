@@ -29,22 +29,20 @@ from b1.asgi.lifespan import REFUSALS_STATE, SUCCESSION_STATE, WORKERS_STATE
 from b1.asgi.limits import DefaultPolicies, Limits
 from b1.cache import L1, Cache, Checker, IntentOptions, Intents, Rules
 from b1.clock import Clock, SystemClock
-from b1.governor import Breaker, GovernorSnapshot, LargeRequests, Level, Replacement
+from b1.governor import Breaker, LargeRequests, Level, Replacement
+from b1.handover import HandOver
 from b1.host import Host
 from b1.identity import Identity, Resolver, Tokens
 from b1.limiter import Caller, CallerLists, Dialect, Limiter, LimiterOptions, PolicyTable, scaled
 from b1.metrics import Metrics
 from b1.plan import Plan, state_dir
+from b1.pressing import Pressing
 from b1.purge import Adapter
 from b1.rounds import UsageRound, probe_database
 from b1.settings import Settings
 from b1.store.fallback import FallbackStore
-from b1.types import Succession
 
 log = logging.getLogger("b1.runtime")
-
-# A drain without a request in work is over in milliseconds; writing down a full store takes some tens of them.
-LEAVING_LIMIT_S = 2.0
 
 # What a predecessor wrote and did not come to invalidate; a Postgres that is away must not keep the app from starting.
 CATCHING_UP_LIMIT_S = 1.0
@@ -85,11 +83,8 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.phase = "starting"
         self._tasks: set[asyncio.Task[None]] = set()
-        self._succession: Succession | None = None
         self._read_workers: Callable[[], Workers] | None = None
         self._read_refusals: Callable[[], Mapping[str, int]] | None = None
-        self._pressing: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
         self.metrics = Metrics()
         self.deadlines = Deadlines()
         self.loop = factories.make_watchdog(host, plan, self.clock)
@@ -99,14 +94,12 @@ class Runtime:
         self.governor.on_level(MemoryAlerts(self.alerts, self.governor.clean_up).on_level)
         breaker = Breaker(state_dir(settings, Path(tempfile.gettempdir())) / "replacements.json", self.clock)
         self.replacement = Replacement(breaker, self.clock)
-        self.governor.on_irreclaimable(self._replace)
-        self.governor.on_level(self._hurry)
         self.gate = factories.make_gate(
             plan,
             self.clock,
-            level=lambda: self.governor.level - self._is_relieved(),
+            level=lambda: self.governor.level - self.handover.has_heir,
             is_lagging=self.loop.is_lagging,
-            is_overlapping=self._is_relieved,
+            is_overlapping=lambda: self.handover.has_heir,
         )
         self.governor.on_level(lambda *_: self.gate.look())
         self.database = factories.make_database(settings, plan, self.clock)
@@ -130,6 +123,16 @@ class Runtime:
             self.clock,
             issuer=settings.auth_issuer,
             audience=settings.auth_audience,
+        )
+        made_here = None if settings.auth_jwt_secret is not None else self.tokens
+        self.handover = HandOver(self.store, plan, made_here, self._own)
+        self.pressing = Pressing(
+            self.governor,
+            self.replacement,
+            self.store,
+            self.link,
+            is_running=lambda: self.phase == "running",
+            own=self._own,
         )
         self.identity = Identity(
             factories.make_verifier(settings, self.tokens, self.clock),
@@ -195,8 +198,8 @@ class Runtime:
         """Start every service; a Postgres or Redis that is away does not keep the app from starting."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.plan.threads + self.plan.threads_reserved
         await self.alerts.start()
-        if self._succession is not None and self._succession.is_successor:
-            self._own(self._govern_alone(self._succession), "b1-govern-alone")
+        if self.handover.is_successor:
+            self._own(self._govern_alone(), "b1-govern-alone")
         else:
             self.governor.start()
         if self.link is not None:
@@ -222,24 +225,15 @@ class Runtime:
 
     def join(self, server: Mapping[str, Any]) -> None:
         """Hear from our server who was before this worker, how another one is asked for, and what it counts."""
-        self._succession = server.get(SUCCESSION_STATE)
-        if self._succession is not None:
-            self.replacement.through(self._succession.ask)
+        self.handover.succession = succession = server.get(SUCCESSION_STATE)
+        if succession is not None:
+            self.replacement.through(succession.ask)
         self._read_workers = server.get(WORKERS_STATE)
         self._read_refusals = server.get(REFUSALS_STATE)
 
     async def take_over(self) -> None:
         """Have the predecessor end, if there is one, and go on from the state that it leaves."""
-        if self._succession is None:
-            return
-        was_gone = self._succession.is_predecessor_gone
-        await self._absorb(await self._succession.inherit())
-        if not self._succession.is_successor:
-            return
-        if was_gone:
-            await self._take_rest(self._succession)
-        else:
-            self._own(self._take_rest(self._succession), "b1-take-rest")
+        await self.handover.take_over()
 
     def watch_stop(self, begun: asyncio.Event) -> None:
         """From the moment that a stop begins: no new traffic should come; a successor gets the state."""
@@ -247,7 +241,7 @@ class Runtime:
         async def watch() -> None:
             await begun.wait()
             self.phase = "draining"
-            self._leaving = self._own(self._leave(last=False), "b1-leave-state")
+            self.handover.begin_to_leave()
 
         self._own(watch(), "b1-watch-stop")
 
@@ -267,17 +261,17 @@ class Runtime:
             await self.purge.aclose()
         await self.governor.aclose()
         await self.alerts.aclose()
-        if self._leaving is not None:  # the successor accepts nobody before it has this
-            await asyncio.wait({self._leaving}, timeout=LEAVING_LIMIT_S)
+        await self.handover.has_begun()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._leave(last=True)
+        await self.handover.leave(last=True)
         if self.database is not None:
             await self.database.aclose()
-        if isinstance(self.store, FallbackStore):
-            await self.store.aclose()
         if self.link is not None:
+            if isinstance(self.store, FallbackStore):
+                async with self.link.urgent("last_words"):
+                    await self.store.aclose()
             await self.link.aclose()
         await self.loop.aclose()
         self.phase = "stopped"
@@ -286,9 +280,10 @@ class Runtime:
         """Say whether requests can be served."""
         return self.phase in ("running", "draining")
 
-    def _is_relieved(self) -> bool:
-        """Say whether a successor is on its way: what it needs of memory and core is about to be free again."""
-        return self._succession is not None and self._succession.has_heir
+    async def _govern_alone(self) -> None:
+        """Govern from the predecessor's end on: what the two hold together for a moment is no pressure."""
+        await self.handover.predecessor_gone()
+        self.governor.start()
 
     def within_health_limit(self, address: str) -> bool:
         """Say whether this address may have a freshly rendered answer of a probe."""
@@ -328,44 +323,6 @@ class Runtime:
         if self._read_workers is None:
             return None
         return replace(self._read_workers(), is_tripped=self.replacement.is_tripped)
-
-    def _replace(self, _: GovernorSnapshot) -> None:
-        if self._pressing is None or self._pressing.done():
-            self._pressing = self._own(self._press_for_successor(), "b1-press-for-successor")
-
-    def _hurry(self, _: Level, level: Level, __: GovernorSnapshot) -> None:
-        """In an emergency a successor on its way comes too late: this worker ends, and the next one starts alone."""
-        if level is Level.EMERGENCY and self._pressing is not None and not self._pressing.done():
-            self.replacement.ask("memory", urgent=True)
-
-    async def _press_for_successor(self) -> None:
-        """Ask for a successor for as long as memory is short; the breaker says how often that may be."""
-        while self.governor.level >= Level.SEVERE and self.phase == "running":
-            self.replacement.ask("memory", urgent=self.governor.level is Level.EMERGENCY)
-            await asyncio.sleep(1.0)
-
-    async def _govern_alone(self, succession: Succession) -> None:
-        """Govern from the predecessor's end on: what the two hold together for a moment is no pressure."""
-        await succession.predecessor_gone()
-        self.governor.start()
-
-    async def _leave(self, *, last: bool) -> None:
-        """Leave the state in memory to the successor."""
-        if self._succession is None or not self._succession.has_heir:
-            return
-        drain_ms = 0 if last else self.plan.graceful_stop_s * 1000
-        exported = await self.store.export(self.plan.handover_limit_bytes, last=last, drain_ms=drain_ms)
-        self._succession.leave(exported.data, last=last)
-        log.info("state left", extra={"bytes": len(exported.data), **exported.passed, "leftOut": exported.left_out})
-
-    async def _take_rest(self, succession: Succession) -> None:
-        await self._absorb(await succession.inherit_rest())
-
-    async def _absorb(self, data: bytes | None) -> None:
-        if not data:
-            return
-        absorbed = await self.store.absorb(data)
-        log.info("state taken over", extra={"bytes": len(data), **absorbed.taken, "refused": absorbed.refused})
 
     def _redis_in_use(self) -> int:
         """Count our sockets to Redis, the reserve included."""

@@ -113,7 +113,8 @@ class Using:
             ConfigurationError: the request was not charged under this policy.
             ValueError: the cost is negative.
         """
-        self.runtime.limits.settle(policy, actual)
+        if self.runtime.settings.enable_rate_limiting:
+            self.runtime.limits.settle(policy, actual)
 
     async def changed(self, write: Write | None, event: str, /, **parameters: Any) -> None:
         """Say in a write's own transaction what it changes; the rules say what that makes stale.

@@ -50,6 +50,15 @@ class Tokens:
     def __repr__(self) -> str:
         return f"<Tokens HS256 issuer={self._issuer!r} audience={self._audience!r}>"
 
+    @property
+    def secret(self) -> Secret:
+        """What it signs with, for a successor."""
+        return self._secret
+
+    def use(self, secret: Secret) -> None:
+        """Sign and verify with another secret from now on."""
+        self._secret = secret
+
     def issue(self, subject: str, claims: Mapping[str, Any] | None = None, *, ttl_s: int) -> str:
         """Return a signed token for `subject` that is valid for `ttl_s` seconds."""
         now = int(self._clock.wall())

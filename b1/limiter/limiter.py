@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 
 from b1.clock import Clock, SystemClock
@@ -18,6 +17,7 @@ from b1.limiter.deciding import decision_of, passed
 from b1.limiter.decision import Blame, Caller, Decision
 from b1.limiter.gate import NO_FIELDS, Fields, Gate, LimiterOptions
 from b1.limiter.policy import PolicyTable
+from b1.limiter.snapshot import LimiterSnapshot as LimiterSnapshot
 from b1.store.base import CacheAnswer, CacheRead, Charge, Penalty, Spent, Store
 from b1.store.memory import MemoryStore
 from b1.store.terms import Terms
@@ -25,30 +25,6 @@ from b1.units import MIB
 
 _LOCAL_BYTES = 2 * MIB
 SpendSoon = Callable[[Sequence[Charge], Terms, Callable[[Spent | None], None]], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class LimiterSnapshot:
-    """What the limiter says about itself; counts since the start.
-
-    Attributes:
-        penalties: blocks that began in an answer to this process.
-        denied: requests refused from the table of those who are shut out.
-        denied_callers: who is in it.
-        refused_by, shadowed_by: by policy.
-    """
-
-    mode: str
-    policies: int
-    checks: int
-    refusals: int
-    shadow_refusals: int
-    callers_kept: int
-    penalties: int = 0
-    denied: int = 0
-    denied_callers: int = 0
-    refused_by: Mapping[str, int] = field(default_factory=dict)
-    shadowed_by: Mapping[str, int] = field(default_factory=dict)
 
 
 class Limiter:

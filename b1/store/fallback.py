@@ -68,14 +68,14 @@ class FallbackStore(CacheVerbs):
         """End the task that looks for Redis; what is still owed is paid if Redis is there."""
         await self._stop_looking()
         await self._instances.aclose()
-        if not self._has_left and not await self._try_to_pay(1.0):
+        if not self._has_left and not await self.pay(1.0):
             _log.warning("state was not handed over", extra={"owed": repr(self._debts)})
 
     async def export(
         self, limit_bytes: int, *, last: bool, drain_ms: int = 0, extras: Mapping[str, bytes] | None = None
     ) -> Exported:
         is_here = self._redis.is_up and not (self._has_left or self._presence.is_local)
-        is_away = not (is_here and await self._try_to_pay(_PAY_S))
+        is_away = not (is_here and await self.pay(_PAY_S))
         self._has_left = is_away or last
         if self._has_left:
             await self._stop_looking()
@@ -366,7 +366,7 @@ class FallbackStore(CacheVerbs):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _try_to_pay(self, limit_s: float) -> bool:
+    async def pay(self, limit_s: float) -> bool:
         """Pay all that is owed if Redis is there; say whether nothing is left."""
         if self._debts.owes and self._redis.is_up:
             try:

@@ -230,11 +230,12 @@ class Reconciler:
         """
         await self.pay_cache()
         await self.pay_entries()
+        # Before the counters: a record that is lost is a second effect, and a counter that is lost is a few requests.
+        await self._in_batches(self._memory.claims.owed, self._write)
         await self.pay_windows(())
         windows = self._memory.windows.owed
         await self._in_batches(windows, lambda keys: self._send(self._batch(keys)))
         await self._in_batches(self._memory.buckets.owed, self._drain)
-        await self._in_batches(self._memory.claims.owed, self._write)
 
     def snapshot(self) -> ReconcileSnapshot:
         """Return numbers; no I/O."""
