@@ -13,9 +13,19 @@ import orjson
 from fastapi import Response
 
 
+def as_json(content: Any) -> bytes:
+    """Write JSON; moments as RFC 3339 in UTC with a Z."""
+    return orjson.dumps(content, option=orjson.OPT_UTC_Z)
+
+
 def json_answer(content: Any, status: int = 200) -> Response:
-    """Answer with JSON; moments are written as RFC 3339 in UTC with a Z."""
-    return Response(orjson.dumps(content, option=orjson.OPT_UTC_Z), status, media_type="application/json")
+    """Answer with JSON."""
+    return ready_answer(as_json(content), status)
+
+
+def ready_answer(json: bytes, status: int = 200) -> Response:
+    """Answer with JSON that is written already."""
+    return Response(json, status, media_type="application/json")
 
 
 def page(rows: Sequence[Any], limit: int) -> dict[str, Any]:

@@ -5,14 +5,16 @@ JSON allows what Postgres cannot store: NUL in text, numbers without end. Both a
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 INT8_MAX = 2**63 - 1
 PAGE_DEFAULT = 50
 PAGE_MAX = 200
+_ID = re.compile(r"[1-9][0-9]*")
 
 
 def without_nul(text: str) -> str:
@@ -22,9 +24,18 @@ def without_nul(text: str) -> str:
     return text
 
 
+def written_once(given: object) -> object:
+    """Return an id's text as it is; "007", "+7" and " 7 " would be further names of what "7" names."""
+    if isinstance(given, str) and not _ID.fullmatch(given):
+        raise PydanticCustomError("id_not_canonical", "An id is written in digits, without sign or leading zeros")
+    return given
+
+
 Id = Annotated[int, Field(strict=True, ge=1, le=INT8_MAX)]
 # Path and query values arrive as text, so strictness would refuse all of them.
 PathId = Annotated[int, Field(ge=1, le=INT8_MAX)]
+# Of what is cached under its path.
+CanonicalId = Annotated[PathId, BeforeValidator(written_once)]
 Label = Annotated[
     str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True), AfterValidator(without_nul)
 ]

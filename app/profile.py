@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.caching import RULES
 from app.limits import policies_of_undeclared
 from app.membership import service as membership
 from b1 import B1, Credentials, Principal
@@ -12,4 +13,9 @@ async def resolve_principal(credentials: Credentials) -> Principal:
     return await membership.principal_of(b1.db, credentials)
 
 
-b1 = B1(principal=resolve_principal, default_policies=policies_of_undeclared, anonymous_policies=("public",))
+b1 = B1(
+    principal=resolve_principal,
+    default_policies=policies_of_undeclared,
+    anonymous_policies=("public",),
+    rules=RULES,
+)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from b1.asgi import stack
+from b1.asgi.caching.surrogate import surrogate_keys
 from b1.asgi.context import RequestContext
+from b1.asgi.endpoints.cache_stats import cache_stats, read_caches
+from b1.asgi.endpoints.caches import CACHE_PATH, CHECK_PATH, CacheDesk, CheckDesk, Purge
+from b1.asgi.endpoints.caches import METHODS as CACHE_METHODS
 from b1.asgi.endpoints.dashboard import dashboard_endpoint
-from b1.asgi.endpoints.health import Health
+from b1.asgi.endpoints.health import Health, State
 from b1.asgi.endpoints.keys import KEYS_PATH, KeysDesk
 from b1.asgi.endpoints.keys import METHODS as KEYS_METHODS
 from b1.asgi.endpoints.limits import LIMITS_PATH, METHODS, LimitsDesk
@@ -133,8 +138,8 @@ def _require_policies(runtime: Runtime, routes: RouteTable) -> None:
 
 def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     settings = runtime.settings
-    endpoints = health_endpoints(Health(runtime.state))
-    endpoints["/internal/cache-stats"] = json_endpoint(lambda: _cache_stats(runtime))
+    endpoints = health_endpoints(Health(partial(_state, runtime)))
+    endpoints.update(_cache_endpoints(runtime))
     if runtime.idempotency is not None:
         endpoints["/internal/idempotency-stats"] = json_endpoint(lambda: _idempotency_stats(runtime))
         endpoints[KEYS_PATH] = served(KeysDesk(runtime.idempotency), KEYS_METHODS)
@@ -153,18 +158,34 @@ def _exposition(runtime: Runtime, context: RequestContext) -> Answer:
     return 200, content_type.encode(), body
 
 
-def _cache_stats(runtime: Runtime) -> dict[str, Any]:
-    state = runtime.state()
-    layers = [
-        {"layer": name, "hits": hits, "misses": misses, "hit_rate": hits / (hits + misses) if hits + misses else None}
-        for name, hits, misses in state.cache_layers
-    ]
+def _state(runtime: Runtime) -> State:
+    """Return what the reports need, the caches' own snapshots included."""
+    caches = read_caches(
+        responses=runtime.responses,
+        l1=runtime.l1,
+        intents=runtime.intents,
+        purge=runtime.purge,
+        versions=runtime.store.versions,
+        checker=runtime.checker,
+    )
+    return replace(runtime.state(), caches=caches)
+
+
+def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
+    """Return what `b1 cache` talks to."""
+    desk = CacheDesk(
+        runtime.cache,
+        runtime.l1,
+        runtime.store.versions,
+        runtime.clock,
+        shared=runtime.cache.shared,
+        purge=Purge(runtime.purge, surrogate_keys) if runtime.purge is not None else None,
+        is_shared=lambda: runtime.store.mode != "local",
+    )
     return {
-        "entries": state.cache.entries,
-        "held_bytes": state.cache.held_bytes,
-        "limit_bytes": state.cache.limit_bytes,
-        "evictions": state.cache.evictions,
-        "layers": layers,
+        CACHE_PATH: served(desk, CACHE_METHODS),
+        CHECK_PATH: served(CheckDesk(runtime.checker), frozenset({"GET", "HEAD"})),
+        "/internal/cache-stats": json_endpoint(lambda: cache_stats(_state(runtime), runtime.l1.maps())),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from app.auth import queries
 from app.auth.attempts import Attempts
 from app.auth.passwords import NOBODYS_HASH, Passwords
+from app.caching import REFERENCE_TTL_S, membership_tag
 from app.errors import InvalidLogin
 from app.membership import service as membership
 from app.profile import b1
@@ -51,5 +52,8 @@ async def log_in(email: str, password: str) -> dict[str, Any]:
 async def resolve_membership(actor: str) -> dict[str, Any]:
     """Return the actor and all organisations; looked up once in five minutes per actor."""
     return await b1.cache.get_or_load(
-        f"membership:{actor}", lambda: membership.membership_of(b1.db, actor), ttl_s=300, tags=(f"membership:{actor}",)
+        f"membership:{actor}",
+        lambda: membership.membership_of(b1.db, actor),
+        ttl_s=REFERENCE_TTL_S,
+        tags=(membership_tag(actor),),
     )

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from app.answers import json_answer, page
+from app.answers import json_answer, page, ready_answer
+from app.caching import ENTITIES, ENTITY, TTL_S
 from app.entities import service
 from app.entities.models import Entity, EntityDeleted, EntityPage, EntityReplacement, EntityRequest
-from app.fields import PAGE_DEFAULT, Cursor, EntityType, PageSize, PathId
+from app.fields import PAGE_DEFAULT, CanonicalId, Cursor, EntityType, PageSize, PathId
 from app.openapi import CHANGING_PROBLEMS, READING_PROBLEMS
 from app.profile import b1
 from app.tenant import TenantRoute, tenant
@@ -26,7 +27,8 @@ _LIMITS_BY_OPERATION = {
 }
 
 router = APIRouter(prefix="/v1/entities", tags=["entities"], route_class=TenantRoute)
-EntityId = Annotated[PathId, Path(description="The entity's id.")]
+# The path stands for the entity in tags, so an entity has one path.
+EntityId = Annotated[CanonicalId, Path(description="The entity's id.")]
 
 
 def limits_of_operation(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,11 +67,12 @@ async def operate(request: EntityRequest) -> Response:
     if request.operation == "DELETE":
         await service.delete(who, data.id, entity_type=data.entity_type, version=data.version)
         return json_answer({"id": data.id, "deleted": True})
-    return json_answer(await service.get(who, data.id, data.entity_type))
+    return ready_answer(await service.read(who, data.id, data.entity_type))
 
 
 @router.get("", response_model=EntityPage, responses=READING_PROBLEMS)
 @b1.limit("entities")
+@b1.cached(ttl_s=TTL_S, vary="organization", tags=(ENTITIES,), query=("entity_type", "limit", "cursor"))
 async def list_entities(
     entity_type: Annotated[EntityType | None, Query(description="Only entities of this type.")] = None,
     limit: PageSize = PAGE_DEFAULT,
@@ -80,6 +83,7 @@ async def list_entities(
 
 @router.get("/{id}", response_model=Entity, responses=READING_PROBLEMS)
 @b1.limit("entities")
+@b1.cached(ttl_s=TTL_S, vary="organization", tags=(ENTITY,), query=())
 async def get_entity(id: EntityId) -> Response:
     return json_answer(await service.get(tenant(), id))
 

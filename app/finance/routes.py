@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.answers import json_answer, page
+from app.caching import LEDGER, TTL_S
 from app.fields import PAGE_DEFAULT, Cursor, PageSize, PathId
 from app.finance import service
 from app.finance.models import (
@@ -26,6 +27,7 @@ from app.tenant import TenantRoute, tenant
 
 router = APIRouter(prefix="/v1/finance", tags=["finance"], route_class=TenantRoute)
 POSTING_LIMIT_BYTES = 64 * 1024
+POSTING_FILTERS = ("limit", "cursor", "propertyId")
 PropertyFilter = Annotated[PathId | None, Query(description="Only postings of this property.")]
 
 
@@ -34,15 +36,14 @@ PropertyFilter = Annotated[PathId | None, Query(description="Only postings of th
 @b1.body_limit(POSTING_LIMIT_BYTES)
 @b1.idempotent(required=True, transactional=True)
 async def post_expense(expense: ExpenseRequest) -> Response:
-    who = tenant()
     async with b1.idempotent.transaction() as tx:
-        posted = await service.post_expense(tx, who, expense)
-        tx.on_commit(lambda: service.forget_totals(who.organization))
+        posted = await service.post_expense(tx, tenant(), expense)
     return json_answer(posted, 201)
 
 
 @router.get("/expenses", response_model=ExpensePage, responses=READING_PROBLEMS)
 @b1.limit("transactions")
+@b1.cached(ttl_s=TTL_S, vary="organization", tags=(LEDGER,), query=POSTING_FILTERS)
 async def list_expenses(
     limit: PageSize = PAGE_DEFAULT, cursor: Cursor = None, propertyId: PropertyFilter = None
 ) -> Response:
@@ -55,15 +56,14 @@ async def list_expenses(
 @b1.body_limit(POSTING_LIMIT_BYTES)
 @b1.idempotent(required=True, transactional=True)
 async def post_revenue(revenue: RevenueRequest) -> Response:
-    who = tenant()
     async with b1.idempotent.transaction() as tx:
-        posted = await service.post_revenue(tx, who, revenue)
-        tx.on_commit(lambda: service.forget_totals(who.organization))
+        posted = await service.post_revenue(tx, tenant(), revenue)
     return json_answer(posted, 201)
 
 
 @router.get("/revenues", response_model=RevenuePage, responses=READING_PROBLEMS)
 @b1.limit("transactions")
+@b1.cached(ttl_s=TTL_S, vary="organization", tags=(LEDGER,), query=POSTING_FILTERS)
 async def list_revenues(
     limit: PageSize = PAGE_DEFAULT, cursor: Cursor = None, propertyId: PropertyFilter = None
 ) -> Response:
@@ -73,7 +73,7 @@ async def list_revenues(
 
 @router.get("/summary", response_model=Summary, responses=READING_PROBLEMS)
 @b1.limit("transactions")
-@b1.cached(ttl_s=60, vary="organization", tags=("ledger:{organization}",))
+@b1.cached(ttl_s=TTL_S, vary="organization", tags=(LEDGER,), query=())
 async def summary() -> Response:
     return json_answer(await service.summary(tenant()))
 

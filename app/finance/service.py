@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from app.caching import LEDGER_POSTED
 from app.errors import PropertyUnknown
 from app.finance import queries
 from app.finance.chart import expense_accounts, revenue_accounts
 from app.finance.models import ExpenseRequest, RevenueRequest
 from app.finance.queries import EXPENSES, REVENUES, Book
 from app.profile import b1
-from app.sql import Executor
+from app.sql import Connection
 from app.tenant import Tenant
 
 
-def ledger_tag(organization: int) -> str:
-    """Name what every cached answer about an organisation's money carries."""
-    return f"ledger:{organization}"
-
-
-async def post_expense(db: Executor, who: Tenant, expense: ExpenseRequest) -> dict[str, Any]:
+async def post_expense(db: Connection, who: Tenant, expense: ExpenseRequest) -> dict[str, Any]:
     """Write an expense with its journal entry.
 
     Raises:
@@ -31,7 +27,7 @@ async def post_expense(db: Executor, who: Tenant, expense: ExpenseRequest) -> di
     return await _post(db, who, EXPENSES, expense, expense.expenseDate, debit, credit)
 
 
-async def post_revenue(db: Executor, who: Tenant, revenue: RevenueRequest) -> dict[str, Any]:
+async def post_revenue(db: Connection, who: Tenant, revenue: RevenueRequest) -> dict[str, Any]:
     """Write a revenue with its journal entry.
 
     Raises:
@@ -39,11 +35,6 @@ async def post_revenue(db: Executor, who: Tenant, revenue: RevenueRequest) -> di
     """
     debit, credit = revenue_accounts(revenue.category, revenue.paymentMode)
     return await _post(db, who, REVENUES, revenue, revenue.revenueDate, debit, credit)
-
-
-def forget_totals(organization: int) -> None:
-    """Drop what is cached about the organisation's money; for after a commit."""
-    b1.cache.invalidate(tags=(ledger_tag(organization),))
 
 
 async def postings(
@@ -80,7 +71,7 @@ def _difference(debits: int, credits: int) -> dict[str, int]:
 
 
 async def _post(
-    db: Executor,
+    db: Connection,
     who: Tenant,
     book: Book,
     posting: ExpenseRequest | RevenueRequest,
@@ -89,7 +80,7 @@ async def _post(
     credit: str,
 ) -> dict[str, Any]:
     row = await queries.post(
-        db,
+        b1.changing(db, LEDGER_POSTED, organization=who.organization),
         book,
         organization=who.organization,
         actor=who.actor,

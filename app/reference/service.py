@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.caching import CHART, REFERENCE_TTL_S
 from app.profile import b1
 from app.reference import queries
 
-CHART_TAG = "reference:accounts"
-
 
 async def chart_of_accounts() -> dict[str, Any]:
-    """Return the chart; one query per five minutes, however many ask."""
-    return await b1.cache.get_or_load("reference:accounts", _load_chart, ttl_s=300, tags=(CHART_TAG,))
+    """Return the chart; one query per five minutes for all organisations, however many ask."""
+    return await b1.cache.get_or_load("reference:accounts", _load_chart, ttl_s=REFERENCE_TTL_S, tags=(CHART,))
 
 
 async def _load_chart() -> dict[str, Any]:

@@ -46,6 +46,9 @@ _UNUSUAL = frozenset(
 )  # fmt: skip
 _PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _PATHS = 4096  # kept with their route; the paths of an attack displace each other
+# Longer targets are the layers': 4096 paths of 64 KiB would be 256 MiB, and a long query costs more to read than a refusal.
+_TARGET_BYTES = 1024
+_SCHEMES: Mapping[bytes | None, str] = {b"http": "http", b"https": "https"}
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
@@ -125,9 +128,12 @@ class Express:
         Args:
             target: as in the request line.
             headers: names in lower case.
+            scheme: of the socket; a trusted proxy's word counts more, as in the layers.
             wait: makes who is told where the store has to be asked first; that is what is returned then.
         """
         path, _, query = target.partition(b"?")
+        if len(target) > _TARGET_BYTES or b"#" in query:  # a fragment is none of the query's
+            return None
         way = self._ways.get(path) or self._meet(path)
         plan = way.plan
         if plan is None:
@@ -136,6 +142,8 @@ class Express:
         now_s = monotonic()
         if not self._unusual.isdisjoint(fields) or not self._is_running() or not self._gate.serves(way.rank, now_s):
             return None
+        if self._proxy != "none":
+            scheme = _SCHEMES.get(fields.get(b"x-forwarded-proto"), scheme)
         principal: Principal | None = None
         authorization = fields.get(b"authorization")
         if authorization is not None:
@@ -172,6 +180,11 @@ class Express:
         error = self._limits.refusal(decision)
         self._count(asked, error.status)
         return _refusal(error, asked.path, self._ids.of(asked.fields.get(b"x-request-id")))
+
+    @property
+    def changes(self) -> int:
+        """Of all versions; see `L1.changes`."""
+        return self._responses.l1.changes
 
     def find(self, key: str, fields: Mapping[bytes, bytes]) -> Found | None:
         """Return the stored answer if it can be sent as it is."""
@@ -224,8 +237,7 @@ class Express:
             parts.append(b"cache-control: %b\r\n" % (answer.told % (age_s + answer.client_ttl_s)))
         parts.append(b"age: %d\r\ncache-status: b1; hit; ttl=%d; detail=l1\r\n" % (age_s, answer.fresh_until_s - now_s))
         if decision is not None and self._limits is not None:
-            for name, value in self._limits.headers(decision):
-                parts += name, b": ", value, b"\r\n"
+            parts.append(self._limits.lines(decision))
         parts += b"x-request-id: ", self._ids.of(fields.get(b"x-request-id")).encode(), b"\r\n"
         self._responses.counts.hits += 1
         self._identity.hits += asked.has_principal
@@ -240,7 +252,9 @@ class Express:
 class Asked:
     """A request under way, until it is decided."""
 
-    __slots__ = ("_express", "_key", "began_s", "fields", "has_principal", "headers", "path", "waiter", "way")
+    __slots__ = (
+        "_changes", "_express", "_found", "_key", "began_s", "fields", "has_principal", "headers", "path", "waiter", "way",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -262,10 +276,16 @@ class Asked:
         self.began_s = began_s
         self.has_principal = has_principal
         self.waiter: Waiter | None = None
+        self._changes = -1
+        self._found: Found | None = None
 
     def find(self) -> Found | None:
-        """Return the stored answer, as it is now."""
-        return self._express.find(self._key, self.fields)
+        """Return the stored answer, as it is now; looked for again only if anything at all has changed."""
+        changes = self._express.changes
+        if changes != self._changes:
+            self._changes = changes
+            self._found = self._express.find(self._key, self.fields)
+        return self._found
 
     def tell(self, decision: Decision | None) -> None:
         """Send what was decided. What was invalidated before the store decided is known here by now, and looked for again.

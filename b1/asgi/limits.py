@@ -13,7 +13,7 @@ from b1.asgi.options import RouteOptions
 from b1.asgi.refusals import LimitExceeded as LimitExceeded
 from b1.asgi.refusals import Refusal
 from b1.errors import ConfigurationError, NotRunning, StoreUnavailable
-from b1.limiter import OURS, Blame, Caller, Decision, Dialect, Limiter, PolicyTable, decision_headers
+from b1.limiter import OURS, Blame, Caller, Decision, Dialect, Limiter, PolicyTable, decision_headers, decision_lines
 from b1.metrics import Metrics
 from b1.store.base import CacheAnswer, CacheRead
 from b1.types import Headers, Principal, Scope
@@ -247,6 +247,10 @@ class Limits:
     def headers(self, decision: Decision) -> Headers:
         """Return the fields that tell a client of a decision."""
         return decision_headers(decision, self._dialect)
+
+    def lines(self, decision: Decision) -> bytes:
+        """Return what `headers` returns, as it is written in an answer."""
+        return decision_lines(decision, self._dialect)
 
     def refusal(self, decision: Decision) -> LimitExceeded:
         """Return a decision that refuses as the error that a client gets, and count it."""

@@ -139,6 +139,11 @@ class L1:
         return self._items.live
 
     @property
+    def changes(self) -> int:
+        """While this stands still, nothing was invalidated as far as this process knows: what was found is still good."""
+        return self._source.changes
+
+    @property
     def ceiling_bytes(self) -> int:
         """What may be held at the present level of memory pressure; the limit at the normal one."""
         return self._ceiling_bytes

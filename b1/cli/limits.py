@@ -10,21 +10,16 @@ import argparse
 import json
 import os
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from b1.cli.worker import ask_worker
 from b1.errors import ConfigurationError
 from b1.settings import Settings
 
 PATH = "/internal/limits"
-PATIENCE_S = 5.0
 _WHOM = ("actor", "organization", "address", "key", "policy", "tier", "role")
-_ANSWER_LIMIT_BYTES = 1 << 20
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,53 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     if is_reset and not asked.keys() & {"actor", "organization", "address", "key"}:
         raise ConfigurationError("nobody was named", remedy="use --actor, --organization, --address, or --key")
     try:
-        answer = ask_worker(arguments.url, "DELETE" if is_reset else "GET", asked, Settings.from_env(os.environ))
+        answer = ask_worker(arguments.url, "DELETE" if is_reset else "GET", PATH, asked, Settings.from_env(os.environ))
     except ConnectionError as failed:
         print(f"b1 limits: {failed}", file=sys.stderr)
         return 1
     print(json.dumps(answer, indent=2) if arguments.json else "\n".join(as_text(answer)))
     return 0
-
-
-def ask_worker(url: str | None, method: str, asked: dict[str, str], settings: Settings) -> dict[str, Any]:
-    """Ask the running worker.
-
-    Raises:
-        ConfigurationError: the URL is none.
-        ConnectionError: nobody answers, or the answer is a refusal; the message says what to do.
-    """
-    base = (url or f"http://127.0.0.1:{settings.port}").rstrip("/")
-    if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise ConfigurationError(f"--url is {base!r}", remedy="such as http://127.0.0.1:8000")
-    query = f"?{urllib.parse.urlencode(asked)}" if asked else ""
-    request = urllib.request.Request(f"{base}{PATH}{query}", method=method)
-    if settings.admin_token is not None:
-        request.add_header("Authorization", f"Bearer {settings.admin_token.reveal()}")
-    try:
-        with _opener(base).open(request, timeout=PATIENCE_S) as response:
-            answer: dict[str, Any] = json.loads(response.read(_ANSWER_LIMIT_BYTES))
-            return answer
-    except urllib.error.HTTPError as refused:
-        raise ConnectionError(_refusal(base, refused)) from None
-    except (OSError, ValueError) as failed:
-        reason = getattr(failed, "reason", failed)
-        raise ConnectionError(
-            f"no worker answers at {base} ({reason}): is it running? --url says where it is"
-        ) from None
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The token is for the service that was named, and for no other."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _opener(base: str) -> urllib.request.OpenerDirector:
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-    if urllib.parse.urlsplit(base).hostname in _LOOPBACK:
-        handlers.append(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener(*handlers)
 
 
 def as_text(answer: dict[str, Any]) -> list[str]:
@@ -143,15 +97,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _rest(policy: dict[str, Any]) -> str:
     shown = {"name", "quota", "window_s", "scope"}
     return ", ".join(f"{name}={value}" for name, value in policy.items() if name not in shown)
-
-
-def _refusal(base: str, refused: urllib.error.HTTPError) -> str:
-    try:
-        detail = str(json.loads(refused.read(65_536)).get("detail", refused.reason))
-    except (OSError, ValueError, AttributeError):
-        detail = str(refused.reason)
-    advice = {401: ": give ADMIN_TOKEN the value that the service has", 404: ": the service is no b1, or an older one"}
-    return f"{base} answered {refused.code} ({detail}){advice.get(refused.code, '')}"
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from b1.limiter.address import address_key, client_address
 from b1.limiter.decision import Blame, Caller, Decision, PolicyState
 from b1.limiter.defaults import DEFAULT_POLICIES
 from b1.limiter.gate import LimiterOptions
-from b1.limiter.headers import DIALECTS, EXPOSED, OURS, Dialect, decision_headers
+from b1.limiter.headers import DIALECTS, EXPOSED, OURS, Dialect, decision_headers, decision_lines
 from b1.limiter.limiter import Limiter, LimiterSnapshot
 from b1.limiter.lists import CallerLists
 from b1.limiter.policy import ROLE_MULTIPLIERS, Policy, PolicyTable, Rate, Scope, parse_rate, scaled
@@ -42,6 +42,7 @@ __all__ = [
     "address_key",
     "client_address",
     "decision_headers",
+    "decision_lines",
     "error_of",
     "parse_rate",
     "refusal_body",

@@ -79,6 +79,34 @@ def decision_headers(decision: Decision, dialect: Dialect = "draft-11") -> Heade
     return headers
 
 
+def decision_lines(decision: Decision, dialect: Dialect = "draft-11") -> bytes:
+    """Return `decision_headers` as they are written in an answer, each with its line end."""
+    nearest = decision.nearest
+    if nearest is None or not decision.allowed or decision.mode == "local" or dialect not in _ITEM:
+        return b"".join([b"%b: %b\r\n" % pair for pair in decision_headers(decision, dialect)])
+    name, quota, remaining, used, reset_s, window_s = nearest
+    reset = _reset(decision.now_s + reset_s)[1]
+    return _lines(name, quota, window_s, decision.tier, dialect) % (remaining, used, reset, remaining, reset_s)
+
+
+@lru_cache(maxsize=1024)
+def _lines(name: str, quota: int, window_s: int, tier: str, dialect: Dialect) -> bytes:
+    """Return the lines of an answer that passes, with five places left open."""
+    fixed = _fixed(name, quota, window_s)
+    lines = (
+        fixed.limit,
+        (b"x-ratelimit-remaining", b"\0"),
+        (b"x-ratelimit-used", b"\0"),
+        (b"x-ratelimit-reset", b"\1"),
+        fixed.window,
+        _tier(tier),
+        fixed.policy_field,
+    )
+    text = b"".join([b"%b: %b\r\n" % pair for pair in lines]).replace(b"%", b"%%")
+    text = text.replace(b"\0", b"%d").replace(b"\1", b"%b")
+    return text + b"ratelimit: " + fixed.item.replace(b"%", b"%%") + _ITEM[dialect] + b"\r\n"
+
+
 def _draft_headers(states: tuple[PolicyState, ...], item: bytes) -> Headers:
     fixed = [_fixed(state.name, state.limit, state.window_s) for state in states]
     limits = [one.item + item % (state.remaining, state.reset_s) for one, state in zip(fixed, states, strict=True)]

@@ -25,7 +25,7 @@ from b1.link.pending import Receiver
 from b1.link.replies import Argument, ReplyError
 from b1.link.reserve import Reason
 from b1.link.urgent import URGENT, Urgent, urgent_of
-from b1.link.wire import Wire
+from b1.link.wire import Wire, pack
 from b1.slots import Slots
 
 
@@ -168,8 +168,12 @@ class Link:
         self._healed += 1
         return await self.call("EVAL", source, len(keys), *keys, *arguments)
 
-    def post(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], reply: Receiver) -> None:
-        """Run a registered script without a task of its own: `reply` is told, in the call that reads the answer.
+    def packed(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
+        """Return a registered script's call as it is sent, for those who ask the same again and again."""
+        return pack(("EVALSHA", self._dialler.scripts[name][0], len(keys), *keys, *arguments))
+
+    def post(self, packed: bytes, reply: Receiver) -> None:
+        """Send what `packed` returned; `reply` is told what comes of it, in the call that reads the answer.
 
         A server that lost the script is not given it again; call `script` then.
 
@@ -181,7 +185,7 @@ class Link:
         try:
             if wire is None:
                 raise StoreUnavailable(f"Redis at {self._dialler.address} is {self._keeper.state}")
-            wire.post(("EVALSHA", self._dialler.scripts[name][0], len(keys), *keys, *arguments), reply)
+            wire.post(packed, reply)
         except StoreUnavailable:
             self._failures += 1
             raise

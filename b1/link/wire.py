@@ -96,26 +96,29 @@ class Wire(asyncio.Protocol):
     # What callers use
 
     def submit(self, command: tuple[Argument, ...]) -> Reply:
-        """Queue a command and return its reply to come; raises as `post` does."""
-        reply = self._loop.create_future()
-        self.post(command, reply)
-        return reply
-
-    def post(self, command: tuple[Argument, ...], reply: Receiver) -> None:
-        """Queue a command; `reply` is told what comes of it.
+        """Queue a command and return its reply to come.
 
         Raises:
-            StoreUnavailable: the connection is over, silent or full; nothing was sent.
+            StoreUnavailable: as `post`.
             ValueError: the command cannot share a connection.
+        """
+        if command[0] in REFUSED:
+            raise ValueError(f"{command[0]!r} cannot share a connection with other callers")
+        reply = self._loop.create_future()
+        self.post(pack(command), reply)
+        return reply
+
+    def post(self, packed: bytes, reply: Receiver) -> None:
+        """Queue a command that was packed and may share a connection; `reply` is told what comes of it.
+
+        Raises:
+            StoreUnavailable: the connection is over, silent or full, or the command is too large; nothing was sent.
         """
         limits, pending, replies = self.limits, self._pending, self._replies
         if len(replies) >= limits.calls or self.is_stalled or pending.held_bytes >= limits.held_bytes:
             raise self._refusal()
         if self._transport is None or self._leaving is not None:
             raise self._refusal()
-        if command[0] in REFUSED:
-            raise ValueError(f"{command[0]!r} cannot share a connection with other callers")
-        packed = _pack(command)
         size = len(packed)
         if size > limits.command_bytes:
             raise Oversized(f"the command has {size} bytes, more than {limits.command_bytes}")
@@ -137,19 +140,19 @@ class Wire(asyncio.Protocol):
         """As `submit`, for commands that are the link's own business."""
         if not self.is_usable:
             raise self._refusal()
-        return self._queue(_pack(command))
+        return self._queue(pack(command))
 
     def subscribe(self, channel: str) -> Reply:
         """Subscribe, while nobody else uses the wire; the reply is `PONG`, or the server's refusal.
 
         A refusal ends the wire: nothing else tells a subscription's error reply from the next command's.
         """
-        return self._queue(_pack(("SUBSCRIBE", channel)) + _pack(("PING",)))
+        return self._queue(pack(("SUBSCRIBE", channel)) + pack(("PING",)))
 
     def goodbye(self) -> None:
         """Ask the server to end the connection after what is pending; `ended` tells when it did."""
         if self.is_usable:
-            self._queue(_pack(("QUIT",)))
+            self._queue(pack(("QUIT",)))
             self._leaving = ReplyError("CLOSING", "the connection is being closed")
 
     def end(self, reason: Exception) -> None:
@@ -309,7 +312,8 @@ class Wire(asyncio.Protocol):
             self._events.stall_begins(self)
 
 
-def _pack(command: tuple[Argument, ...]) -> bytes:
+def pack(command: tuple[Argument, ...]) -> bytes:
+    """Return a command as it is sent."""
     return pack_command(command)  # type: ignore[arg-type, no-any-return]  # declared for tuples of one; it packs any
 
 

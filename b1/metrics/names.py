@@ -68,6 +68,44 @@ CACHE_EVICTIONS = Metric("b1_cache_evictions_total", "counter", "Entries dropped
 CACHE_BYTES = Metric("b1_cache_bytes", "gauge", "Accounted bytes of the in-process cache.")
 CACHE_CEILING = Metric("b1_cache_ceiling_bytes", "gauge", "The most that the cache holds at the present memory level.")
 CACHE_ENTRIES = Metric("b1_cache_entries", "gauge", "Entries of the in-process cache.")
+CACHE_SEGMENTS = Metric("b1_cache_segments_bytes", "gauge", "Touched pages of the in-process cache's segments.")
+CACHE_RETURNED = Metric("b1_cache_returned_bytes_total", "counter", "Pages that eviction gave back to the system.")
+CACHE_SHARED_HITS = Metric("b1_cache_shared_hits_total", "counter", "Hits whose copy came from Redis.", ("cache",))
+CACHE_LOADS = Metric("b1_cache_loads_total", "counter", "Loads of the data cache.")
+CACHE_LOADS_RUNNING = Metric("b1_cache_loads_running", "gauge", "Loads that run or wait for their turn.")
+CACHE_JOINED = Metric("b1_cache_joined_total", "counter", "Reads that waited for the load of another.", ("cache",))
+CACHE_REFRESHES = Metric("b1_cache_refreshes_total", "counter", "Loads that nobody waited for.", ("cache",))
+CACHE_STALE = Metric("b1_cache_stale_total", "counter", "Answers with a stale copy, by reason.", ("cache", "reason"))
+CACHE_REFUSED = Metric(
+    "b1_cache_refused_total", "counter", "What was answered and not kept, by reason.", ("cache", "reason")
+)
+CACHE_ERRORS = Metric("b1_cache_errors_total", "counter", "What failed in the data cache, by cause.", ("cause",))
+CACHE_NAMESPACE_HITS = Metric(
+    "b1_cache_namespace_hits_total", "counter", "Hits of the data cache, by the key's first part.", ("namespace",)
+)
+CACHE_NAMESPACE_MISSES = Metric(
+    "b1_cache_namespace_misses_total", "counter", "Misses of the data cache, by the key's first part.", ("namespace",)
+)
+CACHE_INVALIDATIONS_PENDING = Metric("b1_cache_invalidations_pending", "gauge", "Names that are on their way to Redis.")
+CACHE_INTENTS = Metric("b1_cache_intents_total", "counter", "Invalidations tied to writes.", ("event",))
+CACHE_INTENTS_UNFINISHED = Metric("b1_cache_intents_unfinished", "gauge", "Invalidations of writes under way.")
+CACHE_INTENTS_UNDELETED = Metric("b1_cache_intents_undeleted", "gauge", "Rows that were applied and not deleted yet.")
+CACHE_TABLE_EXACT = Metric(
+    "b1_cache_table_exact", "gauge", "1 while copies are validated without a trip; absent without Redis."
+)
+CACHE_TABLE_RESYNCS = Metric("b1_cache_table_resyncs_total", "counter", "Times that the table of versions was read.")
+CACHE_TABLE_LOSSES = Metric(
+    "b1_cache_table_losses_total", "counter", "Times that its order was lost on a living connection."
+)
+CACHE_DRIFT = Metric(
+    "b1_cache_drift", "gauge", "What the last coherency check found; absent before the first.", ("kind",)
+)
+EXTERNAL_REQUESTS = Metric(
+    "external_api_requests_total", "counter", "Calls to services outside, such as the CDN.", ("service", "outcome")
+)
+PURGE_WAITING = Metric("b1_purge_waiting", "gauge", "Surrogate keys that the CDN was not told yet.")
+PURGE_OLDEST = Metric("b1_purge_oldest_seconds", "gauge", "Age of what waits longest.")
+PURGE_KEYS = Metric("b1_purge_keys_total", "counter", "Surrogate keys that are done with.", ("outcome",))
 
 MEMORY_LIMIT = Metric("b1_memory_limit_bytes", "gauge", "The effective memory limit.")
 MEMORY_USED = Metric("b1_memory_used_bytes", "gauge", "Memory that counts against the limit.")

@@ -6,10 +6,13 @@ remembered; what a value may not contain (controls, and with them the end of a l
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+log = logging.getLogger("b1.server")
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CRLF = b"\r\n"
@@ -51,6 +54,17 @@ class B1Cycle(RequestResponseCycle):
     def _begin(self, status: int, fields: Any) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
+        keep_alive = self.keep_alive
+        try:
+            head = self._head(status, fields)
+        except (RuntimeError, ValueError):
+            # Nothing was written: an error page may still be, and is framed by its own fields alone.
+            self.response_started, self.keep_alive = False, keep_alive
+            self.chunked_encoding, self.expected_content_length = None, 0
+            raise
+        self.transport.write(head)
+
+    def _head(self, status: int, fields: Any) -> bytes:
         parts = [STATUS_LINE[status]]
         lines = 1
         has_close = False
@@ -71,9 +85,8 @@ class B1Cycle(RequestResponseCycle):
         parts.append(_CRLF)
         head = b"".join(parts)
         if head.translate(None, _ALLOWED) != _CRLF * (lines + 1):
-            self.response_started = False
             raise RuntimeError("a field of the answer holds control characters")
-        self.transport.write(head)
+        return head
 
     def _frame(self, prefix: bytes, value: bytes) -> bool:
         """Take from a field how the answer is framed; say whether it closes the connection."""
@@ -126,6 +139,7 @@ class Waiting:
     )  # fmt: skip
 
     response_started = False
+    chunked_encoding = None
 
     def __init__(self, owner: Any, url: bytes, headers: list[tuple[bytes, bytes]], arrived_s: float) -> None:
         self._owner = owner
@@ -144,10 +158,18 @@ class Waiting:
         """Wake nobody."""
 
     def take(self, answer: Any, decision: Any) -> None:
-        """Pass on what was decided, unless the client has gone."""
+        """Pass on what was decided, unless the client has gone.
+
+        Called by the connection to Redis, which an error here must not reach: it carries everybody's requests.
+        """
         self.response_complete = True
-        if not self.disconnected:
+        if self.disconnected:
+            return
+        try:
             self._owner.go_on(self, answer, decision)
+        except Exception:
+            log.exception("an answer could not be sent")
+            self._owner.transport.abort()
 
 
 class Answered:
@@ -156,6 +178,7 @@ class Answered:
     response_started = response_complete = True
     more_body = disconnected = False
     keep_alive = True
+    chunked_encoding = None
 
     @property
     def message_event(self) -> Answered:

@@ -7,7 +7,9 @@ end of the head. Every other request gets the scope that uvicorn would give it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import AbstractEventLoop
+from contextvars import copy_context
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -20,6 +22,8 @@ from b1.admission import ARRIVED_KEY, LINE_KEY, Line
 from b1.asgi.express import EXPRESS_STATE, Answer, Express
 from b1.asgi.middleware.limiter import DECIDED
 from b1.server.cycle import ANSWERED, B1Cycle, Waiting
+
+log = logging.getLogger("b1.server")
 
 # A timer fires up to a tick of the loop's clock early.
 _SOON_S = 0.01
@@ -40,6 +44,9 @@ class Exchanges(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._express: Express | None = app_state.get(EXPRESS_STATE)
         self._came_s = 0.0
+        # A request begins in this one and not in that of the request before it, or of whoever else gets it going: with a
+        # context go a deadline, an open transaction, and whose request it is.
+        self._context = copy_context()
         self._idle_since_s: float | None = None
         self._looks_idle_at_s = 0.0
 
@@ -57,12 +64,18 @@ class Exchanges(HttpToolsProtocol):
         Args:
             arrived_s: when its bytes came, on the monotonic clock.
         """
+        if self.cycle is ANSWERED and self.transport.is_closing():
+            return  # the answer before said that it is the last: what follows has no effect, and the client may repeat it
         parser = self.parser
         is_upgrade = parser.should_upgrade() and self._should_upgrade()
         express = self._express
         if express is not None and not is_upgrade and parser.get_method() == b"GET" and self._is_between():
             self._came_s = arrived_s
-            answer = express.answer(self.url, self.headers, self.client, self.scheme or "http", self._wait)
+            try:
+                answer = express.answer(self.url, self.headers, self.client, self.scheme or "http", self._wait)
+            except Exception:  # code of the application's, as a rule: the layers run it again, and say what is wrong
+                log.debug("the short way failed", exc_info=True)
+                answer = None
             if type(answer) is Answer:
                 self._send_at_once(answer)
                 self.cycle = ANSWERED
@@ -74,7 +87,8 @@ class Exchanges(HttpToolsProtocol):
         self.scope = self._make_scope(self.url, self.headers, arrived_s, parser.get_method().decode("ascii"), version)
         if not is_upgrade:
             before = self.cycle
-            self.cycle = cycle = self._make_cycle(self.scope, parser.should_keep_alive())
+            # HTTP/1.0 keeps a connection only where the answer says so, and ours never does.
+            self.cycle = cycle = self._make_cycle(self.scope, version != "1.0" and parser.should_keep_alive())
             if before is None or before.response_complete:
                 self._start_asgi_task(cycle, cast("Any", self.app))
             else:
@@ -99,8 +113,6 @@ class Exchanges(HttpToolsProtocol):
             return
         if answer is not None:
             self._send_at_once(answer, is_last=not waiting.keep_alive)
-            if not waiting.keep_alive:
-                self.transport.close()
             self.on_response_complete()
             return
         scope = self._make_scope(waiting.url, waiting.headers, waiting.arrived_s, "GET", "1.1")
@@ -111,7 +123,7 @@ class Exchanges(HttpToolsProtocol):
         cycle.message_event.set()
         if cast("Any", self.cycle) is waiting:  # else it is that of a request which came meanwhile, and waits
             self.cycle = cycle
-        self._start_asgi_task(cycle, cast("Any", self.app))
+        self._context.run(self._start_asgi_task, cycle, cast("Any", self.app))
 
     def _make_scope(
         self, target: bytes, headers: list[tuple[bytes, bytes]], arrived_s: float, method: str, version: str
@@ -156,11 +168,15 @@ class Exchanges(HttpToolsProtocol):
         )
 
     def _send_at_once(self, answer: Answer, *, is_last: bool = False) -> None:
-        parts = [answer.head]
+        """Write an answer; end the connection where that is wished here, or said in every answer since a stop began."""
+        parts, is_said = [answer.head], False
         for name, value in self.server_state.default_headers:
             parts += name, b": ", value, b"\r\n"
-        parts += b"connection: close\r\n\r\n" if is_last else b"\r\n", answer.body
+            is_said |= name == b"connection"
+        parts += b"connection: close\r\n\r\n" if is_last and not is_said else b"\r\n", answer.body
         self.transport.write(b"".join(parts))
+        if is_last or is_said:
+            self.transport.close()
 
     # Idle connections
 
@@ -171,7 +187,7 @@ class Exchanges(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._context.run(self._start_asgi_task, *self.pipeline.pop())
             return
         now_s = self._idle_since_s = self.loop.time()
         until_s = now_s + self.timeout_keep_alive

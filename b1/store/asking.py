@@ -32,17 +32,19 @@ class Question:
     Attributes:
         keys: complete names.
         packed: the argument, for a caller who holds nothing.
+        command: the whole call, once it was made; only where nothing of it changes from call to call.
         offender: for whom it was made.
         layout: of the answer.
     """
 
-    __slots__ = ("keys", "layout", "offender", "packed")
+    __slots__ = ("command", "keys", "layout", "offender", "packed")
 
     def __init__(self, prefix: str, charges: Sequence[Charge], offender: Offender | None) -> None:
         self.keys = [prefix + charge.key for charge in charges]
         if offender is not None:
             self.keys.append(prefix + offender.key)
         self.packed = _packed(charges, offender)
+        self.command: bytes | None = None
         self.offender = offender
         self.layout = layout_of(len(charges), has_offender=offender is not None)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -160,8 +160,10 @@ def bare(path: str, *fields: str, method: str = "GET") -> bytes:
 
 
 @asynccontextmanager
-async def running(**environment: str) -> AsyncIterator[Site]:
+async def running(prepare: Callable[[Site], None] = lambda _: None, **environment: str) -> AsyncIterator[Site]:
+    """Run a site; `prepare` may add routes before it starts."""
     site = Site(**environment)
+    prepare(site)
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": site.state}

@@ -191,7 +191,7 @@ async def test_on_commit_runs_after_the_commit_and_its_errors_are_logged(
 
     app = World(database).handle(handler)
     assert [(await post(app)).status for _ in range(2)] == [201, 201]
-    assert seen == [1] and "on_commit callback failed" in caplog.text
+    assert seen == [1] and "a callback behind a commit failed" in caplog.text
 
 
 async def test_on_commit_is_dropped_with_its_effect(database: Database) -> None:

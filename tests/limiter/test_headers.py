@@ -6,7 +6,15 @@ import re
 
 import pytest
 
-from b1.limiter import Decision, Dialect, PolicyState, decision_headers, refusal_body, refusal_members
+from b1.limiter import (
+    Decision,
+    Dialect,
+    PolicyState,
+    decision_headers,
+    decision_lines,
+    refusal_body,
+    refusal_members,
+)
 
 NOW_S = 1_795_251_600  # 2026-11-21T09:00:00Z
 GENERAL = PolicyState("general", 100, 13, 87, 4, 60)
@@ -96,3 +104,21 @@ def test_a_refusal_is_a_problem_document() -> None:
 def test_the_members_are_those_that_a_refusal_adds() -> None:
     members = refusal_members(REFUSED, upgrade_url="/plans")
     assert {"title", "status", "code", "instance", "requestId"}.isdisjoint(members)
+
+
+@pytest.mark.parametrize("dialect", ["draft-11", "pr166", "legacy", "off"])
+@pytest.mark.parametrize(
+    "decision",
+    [
+        PASSED,
+        PASSED._replace(tier="100 % odd\r\nx: y"),
+        PASSED._replace(mode="local"),
+        PASSED._replace(nearest=None),
+        PASSED._replace(nearest=GENERAL._replace(window_s=0)),
+        REFUSED,
+    ],
+    ids=["passed", "odd tier", "local", "no policy", "concurrency", "refused"],
+)
+def test_the_lines_are_the_headers_as_they_are_written(decision: Decision, dialect: Dialect) -> None:
+    expected = b"".join(b"%b: %b\r\n" % pair for pair in decision_headers(decision, dialect))
+    assert expected == decision_lines(decision, dialect)

@@ -105,7 +105,8 @@ def test_probes_go_on_as_if_nothing_was(outage: Outage) -> None:
 
 
 def test_cached_reads_go_on(outage: Outage) -> None:
-    assert (outage.cached.status, outage.cached.headers["cache-status"]) == (200, "b1; hit")
+    assert outage.cached.status == 200
+    assert outage.cached.headers["cache-status"].startswith("b1; hit; ")
 
 
 def test_writes_are_told_when_to_come_back_within_the_deadline(outage: Outage) -> None:

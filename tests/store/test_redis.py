@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -239,6 +240,12 @@ class Answering:
 
     async def script(self, *_: object) -> object:
         return self.reply
+
+    def packed(self, *_: object) -> bytes:
+        return b""
+
+    def post(self, _: bytes, reply: asyncio.Future[object]) -> None:
+        reply.set_result(self.reply)
 
 
 @pytest.mark.parametrize("reply", [None, b"x", [], [1], [9, 9]])

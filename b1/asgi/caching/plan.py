@@ -43,7 +43,7 @@ class RoutePlan:
     """
 
     __slots__ = (
-        "_forwarded_host", "_keyed_names", "_queries", "_seen", "_seen_of_caller", "_tags", "_vary", "allow",
+        "_forwarded_host", "_keyed_names", "_queries", "_seen", "_seen_by_anybody", "_tags", "_vary", "allow",
         "is_public", "is_shared", "options", "stale_if_error_s", "stale_s", "varies_by",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class RoutePlan:
         self._vary = tuple(sorted(declared | ({_ORIGIN} if settings.is_origin_keyed else set())))
         passed = {name.lower().encode("latin-1") for name in options.pass_headers}
         self._seen = _ALWAYS_SEEN | declared | passed | set(self._vary)
-        self._seen_of_caller = self._seen | _OF_THE_CALLER
+        self._seen_by_anybody = self._seen - _OF_THE_CALLER
         self._forwarded_host = settings.host.encode("latin-1") if settings.host is not None else None
         # What a handler may name in Vary: what is in the key, or nothing that it can see.
         self.varies_by = frozenset(self._vary) | (frozenset() if self.is_public else _OF_THE_CALLER)
@@ -130,9 +130,12 @@ class RoutePlan:
 
     def scope_of_load(self, scope: Scope, principal: Principal | None) -> Scope:
         """Return the request as the handler may see it: without anything that the answer does not depend on."""
-        seen = self._seen if principal is None else self._seen_of_caller
+        seen = self._seen if principal is None else self._seen_by_anybody
         headers: Headers = [pair for pair in scope["headers"] if pair[0] in seen]
-        if b"host" not in seen:
+        if principal is not None:
+            # Of a repeated field the last is the one that was believed, and a handler would read the first.
+            headers += {name: (name, value) for name, value in scope["headers"] if name in _OF_THE_CALLER}.values()
+        if b"host" not in self._seen:
             host = self._forwarded_host or _server(scope)
             if host is not None:
                 headers.append((b"host", host))

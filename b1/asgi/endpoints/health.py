@@ -11,6 +11,7 @@ from b1 import __version__
 from b1.admission import AdmissionSnapshot
 from b1.alerts import AlertsSnapshot
 from b1.asgi.endpoints.admission import admission_report
+from b1.asgi.endpoints.cache_stats import Caches, cache_component
 from b1.asgi.endpoints.database import database_report, postgres_component
 from b1.asgi.endpoints.draft import draft_report
 from b1.asgi.endpoints.event_loop import event_loop_report
@@ -64,7 +65,7 @@ class State:
 
     `phase`: ``starting``, ``running``, ``draining`` or ``stopped``. `database` is None when not configured;
     `cache_layers` are (name, hits, misses); `refusals` are requests that the protocol refused, by code; `workers` is None
-    where no server of ours runs us.
+    where no server of ours runs us; `caches` are the caches' other snapshots.
     """
 
     phase: str
@@ -87,6 +88,7 @@ class State:
     admission: AdmissionSnapshot | None = None
     limiter: LimiterSnapshot | None = None
     workers: Workers | None = None
+    caches: Caches | None = None
 
 
 class Health:
@@ -173,7 +175,7 @@ def components(state: State) -> dict[str, dict[str, Any]]:
         "redis": _redis(state, is_redis_away),
         "rate_limiter": _switchable(state.limiter_enabled, is_redis_away, mode=state.store.mode),
         "idempotency": _switchable(state.idempotency is not None, is_redis_away, mode=state.store.mode),
-        "cache": {"status": "healthy" if state.cache.enabled else "disabled", "entries": state.cache.entries},
+        "cache": cache_component(state, is_redis_away=is_redis_away),
         "streams": {"status": "disabled"},
         "jobs": {"status": "disabled"},
         "memory": {"status": "degraded" if is_pressed else "healthy", "level": state.memory.level},

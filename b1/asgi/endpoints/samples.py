@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from b1.admission import AdmissionSnapshot, Rung
+from b1.asgi.endpoints.cache_samples import cache_samples
 from b1.asgi.endpoints.health import State
 from b1.metrics import names
 from b1.metrics.registry import Sample
@@ -22,7 +23,7 @@ def samples(state: State) -> Iterator[Sample]:
     yield from _memory(state)
     yield from _database(state)
     yield from _store(state)
-    yield from _cache(state)
+    yield from cache_samples(state)
     yield from _idempotency(state)
     yield from _limiter(state)
     yield from _alerts(state)
@@ -103,18 +104,6 @@ def _store(state: State) -> Iterator[Sample]:
         yield names.STORE_UP, (), float(store.connected)
         yield names.STORE_ROUND_TRIPS, (), float(store.round_trips)
         yield names.STORE_ERRORS, (), float(store.errors)
-
-
-def _cache(state: State) -> Iterator[Sample]:
-    cache = state.cache
-    yield names.CACHE_BYTES, (), float(cache.held_bytes)
-    yield names.CACHE_CEILING, (), float(cache.ceiling_bytes)
-    yield names.CACHE_ENTRIES, (), float(cache.entries)
-    for cause, count in cache.evictions.items():
-        yield names.CACHE_EVICTIONS, (cause,), float(count)
-    for layer, hits, misses in state.cache_layers:
-        yield names.CACHE_HITS, (layer,), float(hits)
-        yield names.CACHE_MISSES, (layer,), float(misses)
 
 
 def _idempotency(state: State) -> Iterator[Sample]:

@@ -9,8 +9,9 @@ import orjson
 
 from b1.asgi.body import ClientDisconnected, read_body, replay_body
 from b1.asgi.caching.service import ResponseCache
+from b1.asgi.callers import caller_of
 from b1.asgi.context import RequestContext
-from b1.asgi.limits import Limits
+from b1.asgi.limits import CHARGED, Charged, Limits
 from b1.asgi.reply import send_problem
 from b1.errors import BodyTooLarge, MalformedRequest, RequestError
 from b1.limiter import Decision
@@ -50,7 +51,9 @@ class LimiterLayer:
         decided: Decision | None = scope.get(DECIDED)
         if decided is not None:  # the express way has charged it already
             context.response_headers += self._limits.headers(decided)
-            await self._app(scope, receive, send)
+            charged = Charged(self._limits.of(context, policies, scope["method"]), caller_of(context), scope, "")
+            CHARGED.set(charged)
+            await self._charged(charged, scope, receive, send)
             return
         names = self._limits.of(context, policies, scope["method"])
         read = None
@@ -61,6 +64,9 @@ class LimiterLayer:
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return
+        await self._charged(charged, scope, receive, send)
+
+    async def _charged(self, charged: Charged, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
         finally:

@@ -1,0 +1,98 @@
+"""The caches' part of the metrics: what their snapshots say, in the catalogue's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from b1.asgi.endpoints.cache_stats import Caches
+from b1.cache import CacheSnapshot
+from b1.metrics import names
+from b1.metrics.registry import Sample
+from b1.purge import PurgeSnapshot
+
+if TYPE_CHECKING:
+    from b1.asgi.endpoints.health import State
+
+INTENT_EVENTS = ("recorded", "applied", "replayed", "failed", "errors")
+DRIFT_KINDS = ("missed", "l1_l2_differs", "stale")
+
+
+def cache_samples(state: State) -> Iterator[Sample]:
+    """Yield what the caches count."""
+    cache = state.cache
+    yield names.CACHE_BYTES, (), float(cache.held_bytes)
+    yield names.CACHE_CEILING, (), float(cache.ceiling_bytes)
+    yield names.CACHE_ENTRIES, (), float(cache.entries)
+    for cause, count in cache.evictions.items():
+        yield names.CACHE_EVICTIONS, (cause,), float(count)
+    for layer, hits, misses in state.cache_layers:
+        yield names.CACHE_HITS, (layer,), float(hits)
+        yield names.CACHE_MISSES, (layer,), float(misses)
+    yield from _data(cache)
+    if state.caches is not None:
+        caches = state.caches
+        yield from _responses(caches)
+        yield from _map(caches)
+        yield from _invalidation(caches)
+        if caches.purge is not None:
+            yield from _purge(caches.purge)
+
+
+def _data(cache: CacheSnapshot) -> Iterator[Sample]:
+    yield names.CACHE_SHARED_HITS, ("data",), float(cache.l2_hits)
+    yield names.CACHE_LOADS, (), float(cache.loads)
+    yield names.CACHE_LOADS_RUNNING, (), float(cache.loads_running)
+    yield names.CACHE_JOINED, ("data",), float(cache.joined)
+    yield names.CACHE_REFRESHES, ("data",), float(cache.refreshes)
+    for reason, count in cache.stale.items():
+        yield names.CACHE_STALE, ("data", reason), float(count)
+    for reason, count in cache.refused.items():
+        yield names.CACHE_REFUSED, ("data", reason), float(count)
+    for cause, count in cache.errors.items():
+        yield names.CACHE_ERRORS, (cause,), float(count)
+    for namespace, counted in cache.namespaces.items():
+        yield names.CACHE_NAMESPACE_HITS, (namespace,), float(counted.hits)
+        yield names.CACHE_NAMESPACE_MISSES, (namespace,), float(counted.misses)
+    yield names.CACHE_INVALIDATIONS_PENDING, (), float(cache.invalidations_pending)
+
+
+def _responses(caches: Caches) -> Iterator[Sample]:
+    responses = caches.responses
+    yield names.CACHE_SHARED_HITS, ("responses",), float(responses.shared_hits)
+    yield names.CACHE_JOINED, ("responses",), float(responses.collapsed)
+    yield names.CACHE_REFRESHES, ("responses",), float(responses.refreshed + responses.refresh_failures)
+    yield names.CACHE_STALE, ("responses", "revalidate"), float(responses.stale_hits)
+    yield names.CACHE_STALE, ("responses", "error"), float(responses.stale_errors)
+    for reason, count in responses.unstorable.items():
+        yield names.CACHE_REFUSED, ("responses", reason), float(count)
+
+
+def _map(caches: Caches) -> Iterator[Sample]:
+    l1 = caches.read_l1()
+    yield names.CACHE_SEGMENTS, (), float(l1.resident_bytes)
+    yield names.CACHE_RETURNED, (), float(l1.returned_bytes)
+
+
+def _invalidation(caches: Caches) -> Iterator[Sample]:
+    intents, table, check = caches.intents, caches.table, caches.check
+    for event in INTENT_EVENTS:
+        yield names.CACHE_INTENTS, (event,), float(getattr(intents, event))
+    yield names.CACHE_INTENTS_UNFINISHED, (), float(intents.unfinished)
+    yield names.CACHE_INTENTS_UNDELETED, (), float(intents.undeleted)
+    if table is not None:
+        yield names.CACHE_TABLE_EXACT, (), float(table.is_exact)
+        yield names.CACHE_TABLE_RESYNCS, (), float(table.resyncs)
+        yield names.CACHE_TABLE_LOSSES, (), float(table.losses)
+    if check is not None:
+        for kind in DRIFT_KINDS:
+            yield names.CACHE_DRIFT, (kind,), float(getattr(check, kind))
+
+
+def _purge(purge: PurgeSnapshot) -> Iterator[Sample]:
+    yield names.EXTERNAL_REQUESTS, (purge.adapter, "ok"), float(purge.calls - purge.failures)
+    yield names.EXTERNAL_REQUESTS, (purge.adapter, "failed"), float(purge.failures)
+    yield names.PURGE_WAITING, (), float(purge.waiting)
+    yield names.PURGE_OLDEST, (), purge.oldest_s
+    for outcome in ("delivered", "refused", "expired"):
+        yield names.PURGE_KEYS, (outcome,), float(getattr(purge, outcome))

@@ -1,0 +1,240 @@
+"""Where the short way could differ from the layers: schemes, costs, odd targets, failures, and the end of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from fastapi import Request
+
+from b1.asgi.express import EXPRESS_STATE, Express
+from b1.server.cycle import ANSWERED, Waiting
+from b1.server.serving import B1Server
+from b1.types import Principal
+from tests.asgi.test_express import Site, bare, running, warm
+
+WHOSE: ContextVar[str] = ContextVar("whose", default="nobody's")
+
+
+def add_routes(site: Site) -> None:
+    """What no other test of the short way needs."""
+    app, b1 = site.app, site.b1
+
+    @app.get("/scheme")
+    @b1.cached(ttl_s=60, vary="public")
+    async def scheme(request: Request) -> str:
+        return request.url.scheme
+
+    @app.get("/echo")
+    @b1.cached(ttl_s=60, vary="public")
+    async def echo(request: Request) -> str:
+        return request.url.query
+
+    def breaking(principal: Principal) -> bool:
+        if site.runs < 0:
+            raise LookupError("a table is missing")
+        return True
+
+    @app.get("/breaking")
+    @b1.cached(ttl_s=60, vary="organization", allow=breaking)
+    async def checked() -> str:
+        return "checked"
+
+    @app.get("/settled")
+    @b1.limit("few")
+    @b1.cached(ttl_s=60, vary="organization", tags=("settled",))
+    async def settled() -> str:
+        b1.settle("few", 1)
+        return "settled"
+
+    @app.get("/whose")
+    @b1.cached(ttl_s=60, vary="organization", tags=("whose",))
+    async def whose(request: Request) -> list[str]:
+        return [WHOSE.get(), *request.headers.getlist("authorization")]
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[Site]:
+    async with running(prepare=add_routes) as site:
+        yield site
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Site]:
+    async with running(prepare=add_routes, REDIS_URL=redis_url) as site:
+        yield site
+
+
+def express_of(site: Site) -> Express:
+    return cast("Express", site.state[EXPRESS_STATE])
+
+
+async def test_an_answer_made_for_one_scheme_is_not_served_for_the_other() -> None:
+    async with running(prepare=add_routes, B1_PROXY="1") as site:
+        plain, secure = bare("/scheme", "x-forwarded-proto: http"), bare("/scheme", "x-forwarded-proto: https")
+        await warm(site, plain)
+        line = site.line()
+        [first], [second] = await line.ask(secure), await line.ask(plain)
+        assert (b'"https"', b'"http"') == (first.body, second.body)
+
+
+async def test_behind_a_proxy_that_ends_tls_a_hit_is_answered_without_a_task() -> None:
+    async with running(prepare=add_routes, B1_PROXY="1") as site:
+        await warm(site, bare("/scheme", "x-forwarded-proto: https"))
+        line = site.line()
+        [answer] = await line.ask(bare("/scheme", "x-forwarded-proto: https"))
+        assert (b'"https"', 0) == (answer.body, line.tasks)
+
+
+async def test_a_fragment_is_no_part_of_the_query(memory: Site) -> None:
+    await warm(memory, bare("/echo?a=1%23b"))
+    [answer] = await memory.line().ask(bare("/echo?a=1#b"))
+    assert answer.body == b'"a=1"'
+
+
+async def test_long_paths_are_not_remembered(memory: Site) -> None:
+    line = memory.line()
+    for number in range(20):
+        await line.ask(bare(f"/{number:0>8000}"))
+    assert "paths=0" in repr(express_of(memory))
+
+
+async def test_a_check_that_fails_is_the_servers_error_and_no_bad_request(memory: Site) -> None:
+    await warm(memory, memory.get("/breaking"))
+    memory.runs = -1
+    [expected] = await memory.line(is_short=False).ask(memory.get("/breaking"))
+    [answer] = await memory.line().ask(memory.get("/breaking"))
+    assert (500, expected.lasting) == (answer.status, answer.lasting)
+
+
+async def test_a_connection_of_http_1_0_is_closed_after_its_answer(memory: Site) -> None:
+    for path in ("/open", "/plain"):
+        line = memory.line()
+        request = bare(path, "connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+        [answer] = await line.ask(request)
+        assert (200, b"close", True) == (answer.status, answer.fields[b"connection"], line.transport.is_closing())
+
+
+async def test_when_every_answer_is_the_last_the_short_way_closes_too(memory: Site) -> None:
+    await warm(memory, bare("/open"))
+    line = memory.line()
+    line.server_state.default_headers = [(b"connection", b"close")]
+    line.protocol.data_received(bare("/open") + bare("/open") + bare("/plain"))
+    assert [1] == [answer.names.count(b"connection") for answer in line._answers(0)]
+    assert (True, 0) == (line.transport.is_closing(), line.tasks)
+
+
+async def test_the_last_answer_that_had_to_wait_says_so_once(redis: Site) -> None:
+    await warm(redis, redis.get("/text"))
+    line = redis.line()
+    line.protocol.data_received(redis.get("/text"))
+    line.server_state.default_headers = [(b"connection", b"close")]
+    line.protocol.shutdown()
+    await until(line.transport.is_closing)
+    assert [1] == [answer.names.count(b"connection") for answer in line._answers(0)]
+
+
+async def test_the_end_of_streams_passes_by_what_the_short_way_answers(redis: Site) -> None:
+    await warm(redis, redis.get("/text"))
+    waiting, answered = redis.line(), redis.line()
+    waiting.protocol.data_received(redis.get("/text"))
+    answered.protocol.cycle = ANSWERED
+    assert isinstance(waiting.protocol.cycle, Waiting)
+    server = SimpleNamespace(server_state=SimpleNamespace(connections=[waiting.protocol, answered.protocol]))
+    B1Server._end_streams(cast("Any", server))
+    await until(lambda: len(waiting._answers(0)) == 1)
+    assert not waiting.transport.is_closing()
+
+
+async def test_a_request_that_the_short_way_charged_can_be_settled(redis: Site) -> None:
+    await warm(redis, redis.get("/settled"))
+    line = redis.line()
+    line.protocol.data_received(redis.get("/settled"))
+    redis.b1.cache.invalidate(("settled",))  # so that it is charged, and has to be made
+    await until(lambda: len(line._answers(0)) == 1)
+    [answer] = line._answers(0)
+    assert (200, b'"settled"', b"1", 1) == (
+        answer.status, answer.body, answer.fields[b"x-ratelimit-remaining"], line.tasks,
+    )  # fmt: skip
+
+
+async def test_what_the_layers_make_does_not_run_in_the_context_of_whoever_told(redis: Site) -> None:
+    await warm(redis, redis.get("/whose"))
+    line = redis.line()
+    line.protocol.data_received(redis.get("/whose"))
+    waiting = cast("Any", line.protocol.cycle)
+    redis.b1.cache.invalidate(("whose",))
+    WHOSE.set("somebody else's")
+    waiting.take(None, None)
+    await until(lambda: len(line._answers(0)) == 1)
+    assert line._answers(0)[0].body.startswith(b'["nobody\'s"')
+
+
+async def test_a_request_that_waited_behind_another_does_not_run_in_its_context(memory: Site) -> None:
+    line = memory.line(is_short=False)
+    start = line.protocol._start_asgi_task
+    seen: list[str] = []
+
+    def noted(*args: Any) -> None:
+        seen.append(WHOSE.get())
+        start(*args)
+        args[0].scope["state"]["set"] = True
+
+    line.protocol._start_asgi_task = noted  # type: ignore[method-assign]
+    inner = line.protocol.app
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        WHOSE.set("the first one's")
+        await inner(scope, receive, send)
+
+    line.protocol.app = cast("Any", app)
+    await line.ask(memory.get("/plain"), memory.get("/plain"))
+    assert ["nobody's", "nobody's"] == seen
+
+
+async def test_an_answer_that_cannot_be_sent_costs_its_own_connection_alone(redis: Site) -> None:
+    await warm(redis, redis.get("/text"))
+    line, other = redis.line(), redis.line()
+
+    def failing(_: Any) -> None:
+        raise OSError("no descriptor is left")
+
+    line.protocol.give_through(failing)
+    line.protocol.data_received(redis.get("/text"))
+    [answer] = await other.ask(redis.get("/text"))
+    assert (200, 0) == (answer.status, other.tasks)
+    assert line.transport.ended == "abort"
+    state = redis.b1.runtime.state()
+    assert state.redis is None or state.redis.connects == 1
+
+
+async def test_a_handler_sees_the_one_authorization_that_was_believed(memory: Site) -> None:
+    [mine, theirs] = [memory.get("/whose", actor=name).split(b"\r\n")[2] for name in ("ann", "eve")]
+    request = bare("/whose", mine.decode(), theirs.decode())
+    [answer] = await memory.line().ask(request)
+    assert answer.body == b'["nobody\'s","%b"]' % theirs.partition(b": ")[2]
+
+
+async def test_of_two_authorizations_both_ways_believe_the_same(memory: Site) -> None:
+    [mine, theirs] = [
+        memory.get("/text", actor="ann", organization=1).split(b"\r\n")[2],
+        memory.get("/text", actor="eve", organization=2).split(b"\r\n")[2],
+    ]
+    await warm(memory, bare("/text", mine.decode()), bare("/text", theirs.decode()))
+    for pair in ((mine, theirs), (theirs, mine)):
+        request = bare("/text", *[field.decode() for field in pair])
+        [expected] = await memory.line(is_short=False).ask(request)
+        [answer] = await memory.line().ask(request)
+        assert expected.lasting == answer.lasting
+
+
+async def until(is_so: Any) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+
