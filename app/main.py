@@ -8,18 +8,29 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.auth.routes import router as auth
-from app.auth.service import passwords
+from app.auth.service import membership_from_source, passwords
 from app.entities.routes import router as entities
+from app.entities.service import from_source as entity_from_source
 from app.finance.routes import router as finance
 from app.openapi import complete
 from app.profile import b1
 from app.reference.routes import router as reference
+from app.reference.service import from_source as reference_from_source
+
+# By the first part of the data cache's keys.
+SOURCES = {
+    "entity": entity_from_source,
+    "membership": membership_from_source,
+    "reference": reference_from_source,
+}
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Own the password thread."""
+    """Own the password thread, and say where `b1 cache check` finds the truth."""
     passwords.start()
+    for namespace, load in SOURCES.items():
+        b1.runtime.checker.knows(namespace, load)
     try:
         yield
     finally:

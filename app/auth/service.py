@@ -57,3 +57,8 @@ async def resolve_membership(actor: str) -> dict[str, Any]:
         ttl_s=REFERENCE_TTL_S,
         tags=(membership_tag(actor),),
     )
+
+
+async def membership_from_source(key: str, organization: str | None) -> dict[str, Any]:
+    """Return what `resolve_membership` should have cached under this key, for the coherency check."""
+    return await membership.membership_of(b1.db, key.partition(":")[2])

@@ -34,10 +34,7 @@ async def get(who: Tenant, entity: int, entity_type: str | None = None) -> dict[
     Raises:
         EntityNotFound: the organisation has no such entity, or it is of another type.
     """
-    row = await queries.get(b1.db, who.organization, entity, entity_type)
-    if row is None:
-        raise EntityNotFound
-    return _entity(row)
+    return await _get(who.organization, entity, entity_type)
 
 
 async def read(who: Tenant, entity: int, entity_type: str) -> bytes:
@@ -46,16 +43,22 @@ async def read(who: Tenant, entity: int, entity_type: str) -> bytes:
     For the gateway, whose answers the response cache cannot store: what it asks for is in a body.
     """
 
-    async def load() -> bytes:
-        return as_json(await get(who, entity, entity_type))
-
     return await b1.cache.get_or_load(
         f"entity:{entity}:{entity_type}",
-        load,
+        lambda: _load(who.organization, entity, entity_type),
         ttl_s=TTL_S,
         tags=(entity_tag(who.organization, entity),),
         organization=str(who.organization),
     )
+
+
+async def from_source(key: str, organization: str | None) -> bytes | None:
+    """Return what `read` should have cached under this key, for the coherency check; None: it does not exist any more."""
+    _, entity, entity_type = key.split(":")
+    try:
+        return await _load(int(organization or 0), int(entity), entity_type)
+    except EntityNotFound:
+        return None
 
 
 async def newest(
@@ -145,6 +148,17 @@ async def _change(who: Tenant, entity: int, data: EntityData | EntityReplacement
 def _changing(who: Tenant, entity: int) -> Executor:
     """Return what runs the change of an entity and says what it makes stale, in one trip."""
     return b1.changing(SingleStatement(b1.db), ENTITY_CHANGED, organization=who.organization, id=entity)
+
+
+async def _get(organization: int, entity: int, entity_type: str | None) -> dict[str, Any]:
+    row = await queries.get(b1.db, organization, entity, entity_type)
+    if row is None:
+        raise EntityNotFound
+    return _entity(row)
+
+
+async def _load(organization: int, entity: int, entity_type: str) -> bytes:
+    return as_json(await _get(organization, entity, entity_type))
 
 
 def _check_version(found: Any, version: int | None) -> None:

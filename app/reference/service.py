@@ -14,5 +14,10 @@ async def chart_of_accounts() -> dict[str, Any]:
     return await b1.cache.get_or_load("reference:accounts", _load_chart, ttl_s=REFERENCE_TTL_S, tags=(CHART,))
 
 
+async def from_source(key: str, organization: str | None) -> dict[str, Any]:
+    """Return what `chart_of_accounts` should have cached, for the coherency check."""
+    return await _load_chart()
+
+
 async def _load_chart() -> dict[str, Any]:
     return {"accounts": [dict(row) for row in await queries.accounts(b1.db)]}

@@ -119,7 +119,8 @@ class Cashews:
         elif is_client_side:
             from cashews.backends.memory import Memory  # type: ignore[import-not-found,unused-ignore]
 
-            self._cache.setup(url, client_side=True, local_cache=Memory(size=ENTRIES))
+            # Since redis-py 8 speaks RESP3 unasked, cashews 7.6 misses the pushes: no copy would ever be invalidated.
+            self._cache.setup(f"{url}?protocol=2", client_side=True, local_cache=Memory(size=ENTRIES))
         else:
             self._cache.setup(url)
 
@@ -152,7 +153,8 @@ class Aiocache:
 
         place: dict[str, Any] = {"cache": SimpleMemoryCache}
         if url is not None:
-            where = {"endpoint": "127.0.0.1", "port": urlsplit(url).port}
+            # redis-py 8 refuses the 101st connection of a pool, and with it most callers of a stampede.
+            where = {"endpoint": "127.0.0.1", "port": urlsplit(url).port, "pool_max_size": 2000}
             place = {"cache": RedisCache, "serializer": JsonSerializer(), **where}
         wrapped = cached_stampede(lease=5, ttl=TTL_S, key_builder=lambda _, number: key_of(number), **place)
 

@@ -1,6 +1,7 @@
 """The same application with `B1(app)`: identity, one limit per caller, metrics, request id, body cap, deadline.
 
-The store is Redis when REDIS_URL is set, else memory. The second route declares that its answers may be stored.
+The store is Redis when REDIS_URL is set, else memory. The second route declares that its answers may be stored, and
+spends from three policies.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ application.get(PATH)(b1.admit(cpu_bound=False)(read_balance))
 
 
 @application.get(CACHED_PATH)
+@b1.limit("general", "transactions", "read")
 @b1.cached(ttl_s=300, vary="organization")
 @b1.admit(cpu_bound=False)
 async def read_balance_cached() -> Balance:

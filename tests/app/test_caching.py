@@ -221,6 +221,22 @@ async def test_a_change_of_membership_counts_at_once_where_it_is_said(stack: tup
     assert ("MEMBER", "MANAGER") == (before["organizations"][0]["role"], after["organizations"][0]["role"])
 
 
+async def test_the_check_finds_what_was_changed_past_the_application(stack: tuple[Pantry, Connection]) -> None:
+    running, pantry = stack
+    member = await running.member()
+    entity = (await created(member))["id"]
+    await gateway(member, entity)
+    await member.get("/v1/reference/accounts")
+    await member.get("/auth/resolve-membership")
+    clean = await b1.runtime.checker.check()
+
+    await pantry.execute("UPDATE entities SET status = 'ARCHIVED' WHERE id = $1", entity)
+    drifted = await b1.runtime.checker.check()
+
+    assert (True, 3, 0) == (clean.is_clean, clean.compared_source, clean.errors)
+    assert [f"entity:{entity}:CUSTOMER"] == [finding.key for finding in drifted.findings]
+
+
 async def test_a_write_takes_no_trip_of_its_own_for_what_it_makes_stale(
     stack: tuple[Pantry, Connection], statements: list[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Two instances of Pantry on one Redis and one Postgres: what one wrote the other does not read older, and `b1 cache` works."""
+"""Two instances of Pantry on one Redis and one Postgres: what one wrote the other reads, and `b1 cache` works on both."""
 
 from __future__ import annotations
 
@@ -167,10 +167,6 @@ def test_the_stats_tell_layers_and_namespaces(which: str, request: pytest.Fixtur
     assert shown["intents"]["is_durable"] and shown["intents"]["recorded"] >= 1
 
 
-def test_nobody_without_the_token_touches_the_cache(pair: tuple[Started, Started]) -> None:
-    with_wrong = run_b1(
-        "cache", "invalidate", "--all", "--url", f"http://127.0.0.1:{pair[0].port}", ADMIN_TOKEN="a" * 32
-    )
-    # In development the endpoints are open, so only a page is refused here; production is tested with the probes.
-    assert with_wrong.returncode in (0, 1)
-    assert 403 == pair[0].client.call("DELETE", "/internal/cache?all=1", headers={**ADMIN, "Origin": "http://x"}).status
+def test_a_page_may_not_touch_the_cache(pair: tuple[Started, Started]) -> None:
+    asked = pair[0].client.call("DELETE", "/internal/cache?all=1", headers={**ADMIN, "Origin": "http://x"})
+    assert (403, "FORBIDDEN") == (asked.status, asked.code)

@@ -122,3 +122,43 @@ async def test_more_names_than_are_remembered_are_written_all_the_same() -> None
         messages = [start(200, (b"x-%d" % number, b"1"), (b"content-length", b"0")), body()]
         outcome = await run(B1Cycle, "GET", True, messages)
     assert b"\r\nx-2999: 1\r\n" in outcome.written
+
+
+BROKEN_HEADS: dict[str, tuple[tuple[bytes, bytes], ...]] = {
+    "without a length": ((b"x-name", b"a\nb"),),
+    "with a length": ((b"content-length", b"3"), (b"x-name", b"a\nb")),
+    "chunked": ((b"transfer-encoding", b"chunked"), (b"x-name", b"a\nb")),
+    "a length that is none": ((b"content-length", b"three"),),
+    "a name that is none": ((b"content-length", b"3"), (b"x name", b"a")),
+    "closing": ((b"connection", b"close"), (b"x-name", b"a\nb")),
+}
+
+
+@pytest.mark.parametrize("fields", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+async def test_an_error_page_instead_of_a_broken_head_is_framed_by_its_own_fields(
+    fields: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    transport = Transport()
+    cycle = B1Cycle(
+        scope=cast("Any", {"method": "GET"}),
+        transport=cast("Any", transport),
+        flow=FlowControl(cast("Any", transport)),
+        logger=logging.getLogger("test"),
+        access_logger=logging.getLogger("test"),
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=True,
+        on_response=lambda: None,
+    )
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(200, *fields))
+        await send(body(b"abc"))
+
+    await cycle.run_asgi(cast("Any", app))
+    head, _, page = transport.written.partition(b"\r\n\r\n")
+    assert (b"Internal Server Error", True, True) == (page, cycle.response_complete, transport.is_closed)
+    assert b"\r\ncontent-length: 21\r\n" in head
+    assert head.count(b"\r\nconnection: close") == 1

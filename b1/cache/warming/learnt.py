@@ -1,13 +1,13 @@
 """What use teaches: which answers and keys are read, so that they are there again after a restart.
 
-Nothing is counted on the path of a hit. An answer is noted when it is made (a miss or a refresh, below the cache) and counts
-again when a look finds that this copy was read; a key counts when a look at entries taken by chance finds it read.
+Nothing is counted on the path of a hit. An answer is noted when it is made (a miss or a refresh, below the cache) and
+counts again when a look finds that this copy was read; a key, when a look at entries taken by chance finds it read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Container
 
 import orjson
 
@@ -149,6 +149,3 @@ class Learnt:
     def _dropped(self, name: str) -> None:
         self._subjects.pop(name, None)
         self._lives.pop(name, None)
-
-
-Saw = Callable[[str, AnswerSubject], None]

@@ -2,7 +2,8 @@
 
 Space-Saving (Metwally, Agrawal, El Abbadi: "Efficient Computation of Frequent and Top-k Elements in Data Streams", ICDT
 2005): of `limit` counters the least one goes to a newcomer, which inherits its count. Whatever has more than 1/limit of
-all readings is in the table for certain, and no count is too low. Decay is forward (Cormode et al.: "Forward Decay", ICDE
+all readings is in the table for certain. What was inherited is remembered and not counted: a flood of names that come once
+has none that counts. Decay is forward (Cormode et al.: "Forward Decay", ICDE
 2009): a reading at t weighs ``2 ** ((t - start) / half_life)``, so that nothing has to be touched as time goes by.
 """
 
@@ -18,7 +19,7 @@ class Popular:
     """The table. A count is in readings of now: one of a half-life ago is half a one.
 
     Args:
-        on_drop: told which name a newcomer displaced.
+        on_drop: told which name is not counted any more.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Popular:
         self._on_drop = on_drop
         self._start_s = now()
         self._counts: dict[str, float] = {}
+        self._inherited: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Popular names={len(self._counts)} limit={self._limit}>"
@@ -46,20 +48,22 @@ class Popular:
         known = self._counts.get(name)
         if known is None and len(self._counts) >= self._limit:
             least = min(self._counts, key=self._counts.__getitem__)
-            weight += self._counts.pop(least)
-            self._on_drop(least)
+            known = self._inherited[name] = self._counts[least]
+            self.drop(least)
         self._counts[name] = (known or 0.0) + weight
 
     def drop(self, name: str) -> None:
         """Forget a name."""
+        self._inherited.pop(name, None)
         if self._counts.pop(name, None) is not None:
             self._on_drop(name)
 
     def top(self, count: int, least: float = 0.0) -> list[tuple[str, float]]:
-        """Return the most read names with their counts, the most read one first."""
-        weight = self._weight()
-        ranked = sorted(self._counts.items(), key=lambda pair: -pair[1])[:count]
-        return [(name, total / weight) for name, total in ranked if total / weight >= least]
+        """Return the most read names with their certain counts, the most read one first."""
+        weight, inherited = self._weight(), self._inherited
+        certain = [(name, (total - inherited.get(name, 0.0)) / weight) for name, total in self._counts.items()]
+        ranked = sorted([pair for pair in certain if pair[1] >= least], key=lambda pair: -pair[1])
+        return ranked[:count]
 
     def _weight(self) -> float:
         doublings = (self._now() - self._start_s) / self._half_life_s
@@ -67,5 +71,6 @@ class Popular:
             return float(2.0**doublings)
         shrink = 2.0 ** -min(doublings, 1000.0)
         self._counts = {name: total * shrink for name, total in self._counts.items()}
+        self._inherited = {name: total * shrink for name, total in self._inherited.items()}
         self._start_s = self._now()
         return 1.0

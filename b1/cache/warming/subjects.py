@@ -32,6 +32,7 @@ class AnswerSubject:
         encodings: the client's Accept-Encoding, so that the answer is kept as the client wants it.
         principal: for whom; None: the answer is public.
         met_s: wall time at which this process last saw the principal.
+        server: the address that was asked, which a handler may see as its ``Host``.
         versions: of the principal's tag then; ``()``: taken over, or public.
     """
 
@@ -42,6 +43,7 @@ class AnswerSubject:
     encodings: str = "gzip"
     principal: Principal | None = None
     met_s: float = 0.0
+    server: tuple[str, int | None] | None = None
     versions: Versions | tuple[()] = field(default=(), compare=False)
 
     @property
@@ -69,6 +71,8 @@ def written(name: str, subject: Subject, count: float) -> dict[str, Any] | None:
     if isinstance(subject, KeySubject):
         return kept | {"k": [subject.namespace, subject.key, subject.organization]}
     kept["a"] = [subject.scheme, subject.path, subject.query, subject.headers, subject.encodings, subject.met_s]
+    if subject.server is not None:
+        kept["s"] = subject.server
     principal = subject.principal
     if principal is None:
         return kept
@@ -99,6 +103,7 @@ def read(kept: Any) -> tuple[str, Subject, float]:
             actor, organization, role, tier, claims = kept["p"]
             principal = Principal(str(actor), organization, str(role), str(tier), dict(claims))
         pairs = tuple((str(field_name), str(value)) for field_name, value in headers)
-        return name, AnswerSubject(scheme, path, query, pairs, encodings, principal, float(met_s)), count
-    except (KeyError, TypeError, ValueError) as error:
+        server = None if "s" not in kept else (str(kept["s"][0]), kept["s"][1])
+        return name, AnswerSubject(scheme, path, query, pairs, encodings, principal, float(met_s), server), count
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"this is no subject: {error}") from error
