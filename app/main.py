@@ -30,7 +30,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Own the password thread, and say where `b1 cache check` finds the truth."""
     passwords.start()
     for namespace, load in SOURCES.items():
-        b1.runtime.checker.knows(namespace, load)
+        b1.knows(namespace, load)
     try:
         yield
     finally:

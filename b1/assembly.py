@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from b1.asgi import stack
 from b1.asgi.caching.surrogate import surrogate_keys
+from b1.asgi.caching.warming import AnswerWarmer
 from b1.asgi.context import RequestContext
-from b1.asgi.endpoints.cache_stats import cache_stats, read_caches
+from b1.asgi.endpoints.cache_stats import cache_stats
 from b1.asgi.endpoints.caches import CACHE_PATH, CHECK_PATH, CacheDesk, CheckDesk, Purge
 from b1.asgi.endpoints.caches import METHODS as CACHE_METHODS
 from b1.asgi.endpoints.dashboard import dashboard_endpoint
-from b1.asgi.endpoints.health import Health, State
+from b1.asgi.endpoints.health import Health
 from b1.asgi.endpoints.keys import KEYS_PATH, KeysDesk
 from b1.asgi.endpoints.keys import METHODS as KEYS_METHODS
 from b1.asgi.endpoints.limits import LIMITS_PATH, METHODS, LimitsDesk
@@ -99,8 +99,20 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
         layers.append(("idempotency", keyed))
     if settings.enable_caching:
         runtime.responses.prepare(routes.declarations())
-        layers.append(("cache", partial(CacheLayer, responses=runtime.responses)))
+        layers.append(("cache", partial(_cache_layer, runtime=runtime, routed=routed, routes=routes)))
     return stack.build(inner, layers)
+
+
+def _cache_layer(app: ASGIApp, *, runtime: Runtime, routed: Any, routes: RouteTable) -> ASGIApp:
+    """Put the cache around what it stores the answers of, and what warms it in between."""
+    if runtime.warming.enabled:
+        scheme = "https" if runtime.settings.proxy == "azure" else "http"
+        answers = AnswerWarmer(runtime.responses, routes, saw=runtime.warming.saw, scheme=scheme)
+        if hasattr(routed, "build_middleware_stack"):
+            answers.like({"app": routed, "root_path": getattr(routed, "root_path", "")})
+        runtime.warming.answers = answers
+        app = answers.tap(app)
+    return CacheLayer(app, responses=runtime.responses)
 
 
 def build_express(runtime: Runtime, routed: Any) -> Express | None:
@@ -138,7 +150,7 @@ def _require_policies(runtime: Runtime, routes: RouteTable) -> None:
 
 def _endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     settings = runtime.settings
-    endpoints = health_endpoints(Health(partial(_state, runtime)))
+    endpoints = health_endpoints(Health(runtime.state))
     endpoints.update(_cache_endpoints(runtime))
     if runtime.idempotency is not None:
         endpoints["/internal/idempotency-stats"] = json_endpoint(lambda: _idempotency_stats(runtime))
@@ -158,19 +170,6 @@ def _exposition(runtime: Runtime, context: RequestContext) -> Answer:
     return 200, content_type.encode(), body
 
 
-def _state(runtime: Runtime) -> State:
-    """Return what the reports need, the caches' own snapshots included."""
-    caches = read_caches(
-        responses=runtime.responses,
-        l1=runtime.l1,
-        intents=runtime.intents,
-        purge=runtime.purge,
-        versions=runtime.store.versions,
-        checker=runtime.checker,
-    )
-    return replace(runtime.state(), caches=caches)
-
-
 def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     """Return what `b1 cache` talks to."""
     desk = CacheDesk(
@@ -185,7 +184,7 @@ def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
     return {
         CACHE_PATH: served(desk, CACHE_METHODS),
         CHECK_PATH: served(CheckDesk(runtime.checker), frozenset({"GET", "HEAD"})),
-        "/internal/cache-stats": json_endpoint(lambda: cache_stats(_state(runtime), runtime.l1.maps())),
+        "/internal/cache-stats": json_endpoint(lambda: cache_stats(runtime.state(), runtime.l1.maps())),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import tempfile
@@ -14,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 from b1.admission import AdmissionOptions, Gate
 from b1.alerts import AlertOptions, Alerts
 from b1.asgi.caching.options import ResponseCacheOptions
+from b1.asgi.caching.surrogate import surrogate_keys
 from b1.asgi.context import current_organization
 from b1.asgi.running import running_request
+from b1.cache import L1, Cache, Checker, IntentOptions, Intents, Rules, Warming, WarmingOptions, Warmups
+from b1.cache.warming import Conditions
 from b1.clock import Clock
 from b1.governor import Governor, GovernorOptions, LargeRequests
 from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions, SpoolOptions
-from b1.identity import Tokens
+from b1.identity import Credentials, Resolver, Tokens
 from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
 from b1.purge import Adapter, PurgeQueue
 from b1.settings import Secret, Settings
 from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
 from b1.store.passing import PassingStore
+from b1.types import Principal
 from b1.watchdog import Watchdog, WatchdogOptions
 
 if TYPE_CHECKING:
@@ -174,12 +179,91 @@ def background(database: Database | None) -> Callable[[], AbstractContextManager
     return in_background
 
 
+def make_warming(
+    settings: Settings,
+    plan: Plan,
+    clock: Clock,
+    l1: L1,
+    warmups: Warmups,
+    database: Database | None,
+    gate: Gate,
+    *,
+    level: Callable[[], int],
+    is_lagging: Callable[[], bool],
+) -> Warming:
+    conditions = Conditions(
+        level=level,
+        is_saturated=saturation_check(database),
+        queued=lambda: gate.snapshot().queued,
+        is_lagging=is_lagging,
+    )
+    return Warming(
+        warmups,
+        l1,
+        clock,
+        conditions=conditions,
+        background=background(database),
+        options=WarmingOptions(
+            start_wait_s=plan.warming_start_s,
+            at_start=plan.warming_at_start,
+            share=plan.warming_share,
+            load_s=plan.warming_load_s,
+            held_s=plan.warming_held_s,
+            queue=plan.warming_queue,
+            tracked=plan.warming_tracked,
+            top=plan.warming_top,
+            users=plan.warming_users,
+            principal_s=plan.identity_ttl_s,
+        ),
+        enabled=settings.enable_cache_warming and settings.enable_caching,
+    )
+
+
+def noting(resolve: Resolver, met: Callable[[Principal], None]) -> Resolver:
+    """Return the application's resolver, and have warming hear whom it names."""
+
+    async def resolved(credentials: Credentials) -> Principal:
+        principal = await resolve(credentials)
+        met(principal)
+        return principal
+
+    return resolved
+
+
 def response_cache_options(settings: Settings, host: Host, *, has_purge: bool) -> ResponseCacheOptions:
     return ResponseCacheOptions(
         host=host.hostname,
         is_origin_keyed=not settings.cors_origins,
         surrogate_header="Surrogate-Key" if has_purge else None,
         tag_header="Cache-Tag" if has_purge else None,
+    )
+
+
+def make_intents(
+    rules: Rules, cache: Cache, store: PassingStore, database: Database | None, purge: PurgeQueue | None, clock: Clock
+) -> Intents:
+    return Intents(
+        rules,
+        cache.invalidate_names,
+        clock,
+        database=database,
+        is_shared=lambda: store.mode != "local",
+        purge=purge,
+        surrogates=surrogate_keys,
+        options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
+    )
+
+
+def make_checker(cache: Cache, store: PassingStore, database: Database | None, clock: Clock) -> Checker:
+    l1 = cache.l1
+    return Checker(
+        l1,
+        l1.sample,
+        clock,
+        shared=cache.shared,
+        source=store.versions,
+        maps=l1.maps,
+        background=background(database),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from b1.cache import Warming
 from b1.identity import Tokens
 from b1.plan import Plan
 from b1.settings import Secret
@@ -20,6 +21,8 @@ log = logging.getLogger("b1.runtime")
 
 # Under this name goes the secret that a process made for itself, because development has none: its tokens stay valid.
 TOKEN_SECRET = "identity.secret"
+# Under this one, what use has taught about what to warm.
+WARMING = "cache.warming"
 
 # A drain without a request in work is over in milliseconds; writing down a full store takes some tens of them.
 LEAVING_LIMIT_S = 2.0
@@ -33,16 +36,20 @@ class HandOver:
     Args:
         tokens: whose secret is passed on; None: the operator has set one.
         own: starts a task that the runtime ends.
+        warming: passes on what use has taught.
 
     Attributes:
         succession: what the server says; None under another server.
     """
 
-    def __init__(self, store: PassingStore, plan: Plan, tokens: Tokens | None, own: Own) -> None:
+    def __init__(
+        self, store: PassingStore, plan: Plan, tokens: Tokens | None, own: Own, warming: Warming | None = None
+    ) -> None:
         self._store = store
         self._plan = plan
         self._tokens = tokens
         self._own = own
+        self._warming = warming
         self._leaving: asyncio.Task[None] | None = None
         self.succession: Succession | None = None
 
@@ -94,6 +101,8 @@ class HandOver:
             return
         drain_ms = 0 if last else self._plan.graceful_stop_s * 1000
         extras = {} if self._tokens is None else {TOKEN_SECRET: self._tokens.secret.reveal().encode()}
+        if self._warming is not None and (learnt := self._warming.export()):
+            extras[WARMING] = learnt
         exported = await self._store.export(
             self._plan.handover_limit_bytes, last=last, drain_ms=drain_ms, extras=extras
         )
@@ -110,4 +119,6 @@ class HandOver:
         secret = absorbed.extras.get(TOKEN_SECRET)
         if secret and self._tokens is not None:
             self._tokens.use(Secret(secret.decode()))
+        if self._warming is not None:
+            self._warming.absorb(absorbed.extras.get(WARMING))
         log.info("state taken over", extra={"bytes": len(data), **absorbed.taken, "refused": absorbed.refused})

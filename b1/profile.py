@@ -23,6 +23,7 @@ from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
 from b1.asgi.openapi import describe_idempotency
 from b1.asgi.options import declare
 from b1.assembly import build_express, build_stack
+from b1.cache import Warmups
 from b1.declarations import Declarations
 from b1.errors import ConfigurationError
 from b1.host import read_host
@@ -84,6 +85,7 @@ class B1(Declarations, Using):
         self._upgrade_url = upgrade_url
         self._settings = settings
         self._rules = rules
+        self.warming = Warmups()
         self._purge = purge
         self._runtime = None
         self._alert_handlers: list[tuple[Severity | None, bool, Any]] = []
@@ -161,6 +163,7 @@ class B1(Declarations, Using):
             default_policies=self.default_policies,
             anonymous_policies=self.anonymous_policies,
             rules=self._rules,
+            warmups=self.warming,
             purge=self._purge,
             upgrade_url=self._upgrade_url,
         )
@@ -238,7 +241,9 @@ class _Installed:
             self._profile.limiting.require_dependencies()
             self._app = build_stack(runtime, self._routed, self._inner)
             if scope["type"] == "lifespan":
-                scope.get("state", {})[EXPRESS_STATE] = build_express(runtime, self._routed)
+                state = scope.get("state", {})
+                if EXPRESS_STATE not in state:  # the outermost's: what stands around an inner one must not be passed by
+                    state[EXPRESS_STATE] = build_express(runtime, self._routed)
                 await Lifespan(self._inner, runtime)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

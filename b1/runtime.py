@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,13 +19,13 @@ import anyio.to_thread
 from b1 import factories
 from b1.alerts import MemoryAlerts
 from b1.asgi.caching.service import ResponseCache
-from b1.asgi.caching.surrogate import surrogate_keys
 from b1.asgi.deadlines import Deadlines
+from b1.asgi.endpoints.cache_stats import read_caches
 from b1.asgi.endpoints.health import State, Workers
 from b1.asgi.endpoints.samples import samples
 from b1.asgi.lifespan import REFUSALS_STATE, SUCCESSION_STATE, WORKERS_STATE
 from b1.asgi.limits import DefaultPolicies, Limits
-from b1.cache import L1, Cache, Checker, IntentOptions, Intents, Rules
+from b1.cache import L1, Cache, Rules, Warmups
 from b1.clock import Clock, SystemClock
 from b1.governor import Breaker, LargeRequests, Level, Replacement
 from b1.handover import HandOver
@@ -58,6 +56,7 @@ class Runtime:
         policies: the limiter's table, not yet scaled.
         default_policies: names the policies of routes that declare none.
         rules: what a write invalidates.
+        warmups: what is loaded before it is asked for.
         purge: takes surrogate keys to the CDN in front; None: there is none.
         anonymous_policies: for callers without a principal on routes whose policies count principals.
     """
@@ -73,6 +72,7 @@ class Runtime:
         default_policies: DefaultPolicies,
         anonymous_policies: tuple[str, ...] | None = None,
         rules: Rules | None = None,
+        warmups: Warmups | None = None,
         purge: Adapter | None = None,
         upgrade_url: str = UPGRADE_URL,
         clock: Clock | None = None,
@@ -106,6 +106,17 @@ class Runtime:
         self.link = factories.make_link(settings, plan)
         self.store = factories.make_store(settings, plan, self.link, self.clock)
         self._make_caches(rules or Rules(), purge)
+        self.warming = factories.make_warming(
+            settings,
+            plan,
+            self.clock,
+            self.l1,
+            warmups or Warmups(),
+            self.database,
+            self.gate,
+            level=lambda: self.governor.level,
+            is_lagging=self.loop.is_lagging,
+        )
         callers = CallerLists(allow=settings.limit_allow, deny=settings.limit_deny)
         self.limiter = Limiter(
             self.store, scaled(policies, settings.limit_scale), options=LimiterOptions(callers=callers)
@@ -125,7 +136,7 @@ class Runtime:
             audience=settings.auth_audience,
         )
         made_here = None if settings.auth_jwt_secret is not None else self.tokens
-        self.handover = HandOver(self.store, plan, made_here, self._own)
+        self.handover = HandOver(self.store, plan, made_here, self._own, self.warming)
         self.pressing = Pressing(
             self.governor,
             self.replacement,
@@ -136,7 +147,7 @@ class Runtime:
         )
         self.identity = Identity(
             factories.make_verifier(settings, self.tokens, self.clock),
-            resolve,
+            factories.noting(resolve, self.warming.met),
             self.l1,
             self.clock,
             ttl_s=plan.identity_ttl_s,
@@ -171,25 +182,8 @@ class Runtime:
             is_saturated=factories.saturation_check(self.database),
             background=factories.background(self.database),
         )
-        self.intents = Intents(
-            rules,
-            self.cache.invalidate_names,
-            clock,
-            database=self.database,
-            is_shared=lambda: self.store.mode != "local",
-            purge=self.purge,
-            surrogates=surrogate_keys,
-            options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
-        )
-        self.checker = Checker(
-            self.l1,
-            self.l1.sample,
-            clock,
-            shared=self.cache.shared,
-            source=self.store.versions,
-            maps=self.l1.maps,
-            background=factories.background(self.database),
-        )
+        self.intents = factories.make_intents(rules, self.cache, self.store, self.database, self.purge, clock)
+        self.checker = factories.make_checker(self.cache, self.store, self.database, clock)
 
     def __repr__(self) -> str:
         return f"<Runtime {self.phase} database={self.database!r} store={self.store!r}>"
@@ -233,6 +227,8 @@ class Runtime:
 
     async def take_over(self) -> None:
         """Have the predecessor end, if there is one, and go on from the state that it leaves."""
+        # The application has started by now, and the predecessor still serves: nobody waits for what is critical.
+        await self.warming.start(is_alone=not self.handover.is_successor)
         await self.handover.take_over()
 
     def watch_stop(self, begun: asyncio.Event) -> None:
@@ -241,6 +237,7 @@ class Runtime:
         async def watch() -> None:
             await begun.wait()
             self.phase = "draining"
+            self.warming.stop()
             self.handover.begin_to_leave()
 
         self._own(watch(), "b1-watch-stop")
@@ -253,6 +250,7 @@ class Runtime:
         await self.gate.aclose()
         if self.idempotency is not None:
             await self.idempotency.aclose()
+        await self.warming.aclose()
         await self.responses.aclose()
         await self.checker.aclose()
         await self.intents.aclose()
@@ -317,6 +315,15 @@ class Runtime:
             workers=self._workers(),
             admission=self.gate.snapshot(),
             limiter=self.limiter.snapshot(),
+            caches=read_caches(
+                responses=self.responses,
+                l1=self.l1,
+                intents=self.intents,
+                purge=self.purge,
+                versions=self.store.versions,
+                checker=self.checker,
+                warming=self.warming,
+            ),
         )
 
     def _workers(self) -> Workers | None:

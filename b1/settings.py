@@ -173,7 +173,9 @@ class Settings:
     enable_streaming: bool = _setting("ENABLE_STREAMING", parse_switch, True, "realtime streams")
     enable_metrics: bool = _setting("ENABLE_METRICS", parse_switch, True, "metrics endpoints and their instruments")
     enable_api_docs: bool = _setting("ENABLE_API_DOCS", parse_switch, True, "/openapi.json and /api-docs")
-    enable_cache_warming: bool = _setting("ENABLE_CACHE_WARMING", parse_switch, True, "warm critical data at start")
+    enable_cache_warming: bool = _setting(
+        "ENABLE_CACHE_WARMING", parse_switch, True, "load critical and often-read data before it is asked for"
+    )
     enable_jobs: bool = _setting("ENABLE_JOBS", parse_switch, True, "background jobs")
     enable_dashboard: bool = _setting("ENABLE_DASHBOARD", parse_switch, True, "the live page")
     memory_limit: int | None = _setting("B1_MEMORY_LIMIT", parse_bytes, None, "memory to plan for, such as 1750MiB")

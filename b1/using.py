@@ -13,6 +13,7 @@ from b1.types import Principal
 if TYPE_CHECKING:
     from b1.alerts import Alerts
     from b1.cache import Cache, Riding, Write
+    from b1.cache.checking import Load
     from b1.db import Database
     from b1.governor import Governor
     from b1.identity import Tokens
@@ -84,6 +85,10 @@ class Using:
         """Return the caller's network address, as far as the trusted proxies say."""
         return request_in_hand().client
 
+    def warm_for(self, principal: Principal) -> None:
+        """Have warmed what was declared for this user, at a login for example; the first token does it by itself."""
+        self.runtime.warming.met(principal)
+
     def forget_principal(self, actor: str) -> None:
         """Look an actor up again at the next request: call it after a change of membership or role."""
         self.runtime.identity.forget(actor)
@@ -134,8 +139,18 @@ class Using:
         """Do what `changed` does on the back of the write's own statement, without a trip of its own.
 
         ``await b1.changing(tx, "entity.updated", id=7).fetchrow("UPDATE …")``; raises as `changed`, when it is awaited.
+        ``b1.changing(b1.db, …)`` is a write of its own: one trip, committed by Postgres with its statement.
         """
         return self.runtime.intents.changing(write, event, **parameters)
+
+    def knows(self, namespace: str, load: Load) -> None:
+        """Say where a namespace's values come from, so that ``b1 cache check`` can compare copies with the source.
+
+        Args:
+            namespace: what stands before the first ``:`` of its keys.
+            load: returns the value of a key from the source.
+        """
+        self.runtime.checker.knows(namespace, load)
 
 
 def request_in_hand() -> RequestContext:

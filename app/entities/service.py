@@ -12,7 +12,7 @@ from app.entities import queries
 from app.entities.models import EntityData, EntityReplacement
 from app.errors import DeleteForbidden, EntityNotFound, EntityTooLarge, VersionConflict
 from app.profile import b1
-from app.sql import Executor, SingleStatement
+from app.sql import Executor
 from app.tenant import MAY_DELETE_ANYTHING, Tenant
 
 _COLUMNS = (
@@ -78,7 +78,7 @@ async def newest(
 
 
 async def create(who: Tenant, data: EntityData) -> dict[str, Any]:
-    write = b1.changing(SingleStatement(b1.db), ENTITY_CREATED, organization=who.organization)
+    write = b1.changing(b1.db, ENTITY_CREATED, organization=who.organization)
     row = await queries.create(write, who.organization, who.actor, data.entity_type, data.text, data.status or "ACTIVE")
     return _entity(row)
 
@@ -147,7 +147,7 @@ async def _change(who: Tenant, entity: int, data: EntityData | EntityReplacement
 
 def _changing(who: Tenant, entity: int) -> Executor:
     """Return what runs the change of an entity and says what it makes stale, in one trip."""
-    return b1.changing(SingleStatement(b1.db), ENTITY_CHANGED, organization=who.organization, id=entity)
+    return b1.changing(b1.db, ENTITY_CHANGED, organization=who.organization, id=entity)
 
 
 async def _get(organization: int, entity: int, entity_type: str | None) -> dict[str, Any]:

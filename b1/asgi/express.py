@@ -89,7 +89,7 @@ class Express:
     Args:
         proxy: how client addresses are found (`B1_PROXY`).
         is_running: services are up.
-        unusual: further fields that make a request the layers'.
+        unusual: further fields that make a request the layers'; with ``origin`` CORS is theirs, and all answers vary by it.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Express:
         self._proxy = proxy
         self._is_running = is_running
         self._unusual = _UNUSUAL.union(unusual)
+        self._varies = b"vary: Origin\r\n" if b"origin" in self._unusual else b""
         self._ways: dict[bytes, Way] = {}
         self._ids = RequestIds()
 
@@ -179,7 +180,8 @@ class Express:
             return self._stored(asked, found, decision)
         error = self._limits.refusal(decision)
         self._count(asked, error.status)
-        return _refusal(error, asked.path, self._ids.of(asked.fields.get(b"x-request-id")))
+        head, body = _refusal(error, asked.path, self._ids.of(asked.fields.get(b"x-request-id")))
+        return Answer(head + self._varies, body)
 
     @property
     def changes(self) -> int:
@@ -232,7 +234,7 @@ class Express:
                 lines, body = b"".join([b"%b: %b\r\n" % pair for pair in variant.not_modified]), b""
         now_s = self._responses.now_s()
         age_s = max(0, int(now_s - answer.made_s))
-        parts = [STATUS_LINES[status], lines]
+        parts = [STATUS_LINES[status], lines, self._varies]
         if answer.told is not None:
             parts.append(b"cache-control: %b\r\n" % (answer.told % (age_s + answer.client_ttl_s)))
         parts.append(b"age: %d\r\ncache-status: b1; hit; ttl=%d; detail=l1\r\n" % (age_s, answer.fresh_until_s - now_s))

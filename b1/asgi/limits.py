@@ -118,7 +118,7 @@ class Limits:
         if options.limit_keys or options.classify is not None:
             return None
         names = self._names(principal, options, options.limits, "GET")
-        if self._limiter.holds(names):
+        if self._limiter.holds(names) or self._limiter.asks_request(names):
             return None
         if principal is None:
             return names, Caller(address)

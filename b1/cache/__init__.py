@@ -10,6 +10,7 @@ from b1.cache.invalidating import Invalidation
 from b1.cache.l1 import L1, Entry
 from b1.cache.options import CacheOptions, LoadOptions, Residence
 from b1.cache.rules import Cascade, Rule, Rules
+from b1.cache.warming import Warming, WarmingOptions, WarmingSnapshot, Warmups
 from b1.cache.writes import Riding, Write
 
 __all__ = [
@@ -32,6 +33,10 @@ __all__ = [
     "Riding",
     "Rule",
     "Rules",
+    "Warming",
+    "WarmingOptions",
+    "WarmingSnapshot",
+    "Warmups",
     "Write",
     "memoized",
 ]

@@ -296,7 +296,7 @@ class Cache:
 
     def _invalidate_everything(self) -> Invalidation:
         self._engine.flights.overtake(None)
-        self.l1.reclaim(self.l1.held_bytes())
+        self.l1.clear()
         if self._store is not None:
             self._store.invalidate_here(None)
         return Invalidation() if self._invalidations is None else self._invalidations.add(None, soft=False)

@@ -17,7 +17,7 @@ from b1.cache import intent_queries as queries
 from b1.cache.intent_options import IntentOptions, IntentsSnapshot
 from b1.cache.rules import Rules, Stale
 from b1.cache.templates import Value
-from b1.cache.writes import Database, Riding, Write, on_commit_of
+from b1.cache.writes import Database, Riding, Write, as_write, on_commit_of
 from b1.clock import DEADLINE, Clock
 from b1.errors import RequestError
 
@@ -160,12 +160,14 @@ class Intents:
     def changing(self, write: Write, event: str, /, **parameters: Value | Sequence[Value]) -> Riding:
         """Do what `changed` does in the round trip of the write's own statement.
 
-        ``row = await intents.changing(tx, "entity.updated", id=7).fetchrow("UPDATE … RETURNING …", 7)``.
+        ``row = await intents.changing(tx, "entity.updated", id=7).fetchrow("UPDATE … RETURNING …", 7)``. With the
+        database itself in place of a transaction the statement is a write of its own: one trip, committed by Postgres.
 
         Raises:
             ValueError, TypeError, ConfigurationError: as `changed`.
         """
         intent = self._intend(self.rules.tags_for(event, parameters), is_written=True)
+        write = as_write(write)
         register = on_commit_of(write)
 
         async def prepare() -> tuple[Any, ...] | None:

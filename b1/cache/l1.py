@@ -183,7 +183,7 @@ class L1:
                 case _:
                     self._items.drop(key, "invalidated")
                     return None
-        if not is_used:
+        if is_used != 1:  # 2: read before the last look of `b1.cache.warming`
             data[at] = 1
         if flags & (OBJECT | META):
             value = segment.objects[at] if flags & OBJECT else data[begin:end]
@@ -264,6 +264,10 @@ class L1:
     def remove(self, key: str) -> None:
         """Drop one entry."""
         self._items.drop(key, "invalidated")
+
+    def clear(self) -> None:
+        """Drop everything, because everything was invalidated; the ceiling stays."""
+        self._items.clear()
 
     def invalidate(self, tags: Iterable[str]) -> None:
         """Make every entry stale that carries one of the tags, also those whose load is still running.

@@ -231,6 +231,12 @@ class S3Fifo:
         self.index.tidy(TIDIED_PER_SLICE)
         return before - self.held_bytes
 
+    def clear(self) -> None:
+        """Let everything go that was invalidated as a whole."""
+        self._evict(0, self.held_bytes, "invalidated", spares_used=False)
+        self._forget_the_evicted()
+        self._untidy = len(self.index.shards)
+
     def _evict(self, down_to_bytes: int, ceiling_bytes: int, cause: str, *, spares_used: bool = True) -> None:
         # Bounded, or a queue in which everything was used would be copied as a whole by one call.
         may_move = MOVED_BYTES + 2 * (self.held_bytes - down_to_bytes) if spares_used else 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from b1.cache import intent_queries as queries
-from b1.db.committing import OnCommit
+from b1.db.committing import OnCommit, call_all
 from b1.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class Write(Protocol):
@@ -25,6 +27,52 @@ class Database(Protocol):
     async def fetch(self, query: str, *args: Any, priority: Any = ...) -> Sequence[Any]: ...
     async def fetchval(self, query: str, *args: Any, priority: Any = ...) -> Any: ...
     async def execute(self, query: str, *args: Any, priority: Any = ...) -> str: ...
+
+
+class SingleStatement:
+    """A write of one statement without a transaction around it: Postgres commits it by itself, in one trip.
+
+    Where the answer to the statement is lost nobody is told of the commit; then the row that rode on it is found and
+    applied, as after a crash.
+    """
+
+    def __init__(self, database: Write) -> None:
+        self._database = database
+        self._callbacks: list[OnCommit] = []
+
+    def __repr__(self) -> str:
+        return f"<SingleStatement {self._database!r}>"
+
+    def on_commit(self, callback: OnCommit) -> None:
+        """Call `callback` behind the statement."""
+        self._callbacks.append(callback)
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Any]:
+        """Run the statement and return all rows."""
+        return await self._committed(self._database.fetch(query, *args))
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """Run the statement and return the first row, or None."""
+        return await self._committed(self._database.fetchrow(query, *args))
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """Run the statement and return the first column of the first row, or None."""
+        return await self._committed(self._database.fetchval(query, *args))
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run the statement and return its status."""
+        return await self._committed(self._database.execute(query, *args))
+
+    async def _committed(self, running: Awaitable[T]) -> T:
+        result = await running
+        callbacks, self._callbacks = self._callbacks, []
+        await call_all(callbacks)
+        return result
+
+
+def as_write(write: Write) -> Write:
+    """Return `write`, or a write of one statement when it is the database itself."""
+    return write if hasattr(write, "on_commit") else SingleStatement(write)
 
 
 def on_commit_of(write: Write) -> Callable[[OnCommit], None]:
@@ -79,6 +127,11 @@ class Riding:
             return query, args
         ridden = queries.riding(query, len(args))
         if ridden is None:
+            if isinstance(self._write, SingleStatement):
+                raise ConfigurationError(
+                    "nothing can ride on this statement, and there is no transaction for a second one",
+                    remedy="use a transaction: b1.idempotent.transaction(), or lease.transaction()",
+                )
             await self._write.execute(queries.INSERT, *row)
             return query, args
         return ridden, (*args, *row)

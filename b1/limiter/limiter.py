@@ -261,6 +261,10 @@ class Limiter:
         """Say whether one of the policies limits concurrency, so that `check` needs a holder."""
         return bool(self._leases) and not self._leases.isdisjoint(names)
 
+    def asks_request(self, names: Sequence[str]) -> bool:
+        """Say whether the cost of one of the policies is read from the request, so that `check` needs it."""
+        return self._has_own_costs and any(callable(self.table.require(name).cost) for name in names)
+
     def new_holder(self) -> str:
         """Return a name for one piece of work, unique among all processes."""
         return f"{self._process}:{next(self._holders)}"

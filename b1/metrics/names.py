@@ -87,6 +87,20 @@ CACHE_NAMESPACE_MISSES = Metric(
     "b1_cache_namespace_misses_total", "counter", "Misses of the data cache, by the key's first part.", ("namespace",)
 )
 CACHE_INVALIDATIONS_PENDING = Metric("b1_cache_invalidations_pending", "gauge", "Names that are on their way to Redis.")
+CACHE_WARMED = Metric("b1_cache_warmed_total", "counter", "Warm-ups that ended well.", ("kind",))
+CACHE_WARMING_FAILED = Metric("b1_cache_warming_failed_total", "counter", "Warm-ups that raised or took too long.")
+CACHE_WARMING_SKIPPED = Metric(
+    "b1_cache_warming_skipped_total", "counter", "Warm-ups that were left out, by reason.", ("reason",)
+)
+CACHE_WARMING_HELD = Metric("b1_cache_warming_held_total", "counter", "Times that warming had to wait.", ("reason",))
+CACHE_WARMING_SECONDS = Metric("b1_cache_warming_seconds_total", "counter", "What warm-ups took.", ("kind",))
+CACHE_WARMING_QUEUED = Metric("b1_cache_warming_queued", "gauge", "Warm-ups that wait.")
+CACHE_WARMED_ENTRIES = Metric(
+    "b1_cache_warmed_entries_total", "counter", "Warmed entries: used, wasted, or not measured.", ("outcome",)
+)
+CACHE_WARMING_SAVED = Metric(
+    "b1_cache_warming_saved_seconds_total", "counter", "Loading time of warmed entries that were used."
+)
 CACHE_INTENTS = Metric("b1_cache_intents_total", "counter", "Invalidations tied to writes.", ("event",))
 CACHE_INTENTS_UNFINISHED = Metric("b1_cache_intents_unfinished", "gauge", "Invalidations of writes under way.")
 CACHE_INTENTS_UNDELETED = Metric("b1_cache_intents_undeleted", "gauge", "Rows that were applied and not deleted yet.")

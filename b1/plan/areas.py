@@ -196,6 +196,24 @@ def state(host: Host, settings: Settings) -> dict[str, tuple[Any, str]]:
             15.0,
             "how often the server is asked whether a push is missing: a lost one is found then",
         ),
+        "warming_start_s": (
+            2.0,
+            "readiness waits so long for what is critical: less than a platform's patience with a start",
+        ),
+        "warming_at_start": (2, "of three connections one stays free for whoever else starts"),
+        "warming_share": (
+            0.1,
+            "warm-ups, one at a time, have a tenth of the time: mostly waiting, so less of the core",
+        ),
+        "warming_load_s": (10.0, "one warm-up is given up then: its first reader would not have waited longer"),
+        "warming_held_s": (300.0, "what pressure held back for so long is left to its first reader"),
+        "warming_queue": (256, "at a tenth of the time that is some minutes of work; more would come too late"),
+        "warming_tracked": (512, "readings that are counted, about 0.5 MB: five times what is warmed again"),
+        "warming_top": (
+            100,
+            "what is warmed again after a restart: the head of a skewed distribution has most of its reads",
+        ),
+        "warming_users": (1024, "users remembered as warmed, at most 1 MB; whoever is forgotten is warmed once more"),
         "loop_sample_s": (0.05, "20 heartbeats a second measure the loop's lag for 0.13 % of the core"),
         "loop_stall_s": (0.1, "half of what a person notices; below it the noise of scheduling dominates"),
         "loop_lagging_s": (

@@ -239,7 +239,8 @@ class B1Protocol(Exchanges):
             if has_many_fields or self._pending_bytes > self._limits.limit_bytes:
                 self._refuse(self._limits.too_large())
                 return
-        if self._timer is None and (self._is_head_open or not self._has_open_cycle()):
+        is_idle = self._idle_since_s is not None  # answered at once: that is the keep-alive timer's
+        if self._timer is None and (self._is_head_open or not (is_idle or self._has_open_cycle())):
             self._wait_for_head()
 
     def _wait_for_head(self) -> None:

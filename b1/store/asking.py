@@ -6,6 +6,7 @@ keeps its charges as `Charges` finds it there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct, pack
@@ -14,6 +15,8 @@ from typing import Any
 from b1.errors import StoreUnavailable
 from b1.store.base import Balance, Charge, Penalty, Spent
 from b1.store.terms import Offender, Terms
+
+_log = logging.getLogger("b1.store")
 
 _KINDS = {"window": 0, "bucket": 1, "lease": 2}
 _HEAD, _CHARGE = Struct(">BH"), Struct(">BBIIII")
@@ -132,7 +135,10 @@ class Asked:
         except StoreUnavailable:
             self._tell(None)
             return
-        self._tell(spent)
+        try:
+            self._tell(spent)
+        except Exception:  # noqa: BLE001 - it would end the connection, which carries everybody's calls
+            _log.exception("a decision could not be used")
 
     def set_exception(self, error: Any, /) -> None:
         """Take the news that there is no reply; the link has counted it."""

@@ -102,11 +102,13 @@ async def measure(name: str, url: str, ask: Ask) -> dict[str, float]:
     keys = MANY if work.startswith("many") else KEYS if work == "hit" else count
     if work != "miss":
         async with running(name, url, source) as contender:
-            await contender.fill(range(keys))
+            await contender.fill(range(keys + 1))
             await asyncio.sleep(SETTLE_S)  # what is written behind the answers
             if work in ("hit", "many"):
                 return await _timed(contender, source, redis, work, count, callers)
     async with running(name, url, source) as contender:
+        await contender.get(keys)  # connections, scripts
+        await asyncio.sleep(SETTLE_S)
         return await _timed(contender, source, redis, work, count, callers)
 
 

@@ -160,14 +160,17 @@ def bare(path: str, *fields: str, method: str = "GET") -> bytes:
 
 
 @asynccontextmanager
-async def running(prepare: Callable[[Site], None] = lambda _: None, **environment: str) -> AsyncIterator[Site]:
-    """Run a site; `prepare` may add routes before it starts."""
+async def running(
+    prepare: Callable[[Site], None] = lambda _: None, around: Callable[[Any], Any] = lambda app: app, **environment: str
+) -> AsyncIterator[Site]:
+    """Run a site; `prepare` may add routes before it starts, `around` put something around the application."""
     site = Site(**environment)
     prepare(site)
+    served = around(site.app)
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": site.state}
-    life = asyncio.create_task(site.app(scope, inbox.get, outbox.put))  # type: ignore[arg-type]
+    life = asyncio.create_task(served(scope, inbox.get, outbox.put))  # type: ignore[arg-type]
     await inbox.put({"type": "lifespan.startup"})
     try:
         async with asyncio.timeout(30):

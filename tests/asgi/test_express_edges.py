@@ -11,11 +11,13 @@ from typing import Any, cast
 import pytest
 from fastapi import Request
 
+from b1 import Policy
 from b1.asgi.express import EXPRESS_STATE, Express
+from b1.profile import ensure_wrapped
 from b1.server.cycle import ANSWERED, Waiting
 from b1.server.serving import B1Server
-from b1.types import Principal
-from tests.asgi.test_express import Site, bare, running, warm
+from b1.types import Principal, Scope
+from tests.asgi.test_express import SECRET, Site, bare, running, warm
 
 WHOSE: ContextVar[str] = ContextVar("whose", default="nobody's")
 
@@ -88,6 +90,15 @@ async def test_behind_a_proxy_that_ends_tls_a_hit_is_answered_without_a_task() -
         line = site.line()
         [answer] = await line.ask(bare("/scheme", "x-forwarded-proto: https"))
         assert (b'"https"', 0) == (answer.body, line.tasks)
+
+
+async def test_where_scripts_of_other_origins_may_ask_every_answer_varies_by_origin() -> None:
+    async with running(prepare=add_routes, CORS_ORIGINS="https://a.example") as site:
+        await warm(site, site.get("/text"), site.get("/few"))
+        line = site.line()
+        answers = [(await line.ask(site.get(path)))[0] for path in ("/text", "/few", "/few", "/few")]
+        assert ([200, 200, 200, 429], 0) == ([answer.status for answer in answers], line.tasks)
+        assert all(b"Origin" in answer.fields[b"vary"] for answer in answers)
 
 
 async def test_a_fragment_is_no_part_of_the_query(memory: Site) -> None:
@@ -231,9 +242,45 @@ async def test_of_two_authorizations_both_ways_believe_the_same(memory: Site) ->
         assert expected.lasting == answer.lasting
 
 
+async def test_a_price_that_the_request_names_is_charged_by_both_ways() -> None:
+    def prepare(site: Site) -> None:
+        price = Policy("priced", 1000, 60, cost=lambda scope: 10 if scope and b"big" in scope["query_string"] else 1)
+
+        @site.app.get("/priced")
+        @site.b1.limit(price)
+        @site.b1.cached(ttl_s=60, vary="public")
+        async def priced() -> str:
+            return "priced"
+
+    async with running(prepare=prepare) as site:
+        await warm(site, bare("/priced?big=1"))
+        line = site.line()
+        answers = [(await line.ask(bare("/priced?big=1")))[0] for _ in range(2)]
+        assert [b"960", b"950"] == [answer.fields[b"x-ratelimit-remaining"] for answer in answers]
+
+
+async def test_what_stands_around_an_application_with_a_profile_is_not_passed_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AUTH_JWT_SECRET", SECRET)
+    monkeypatch.setenv("LOG_LEVEL", "error")
+
+    def gated(app: Any) -> Any:
+        async def gate(scope: Scope, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await app(scope, receive, send)
+
+        return ensure_wrapped(gate)
+
+    async with running(around=gated) as site:
+        await warm(site, bare("/open"))
+        assert express_of(site).answer(b"/open", [(b"host", b"site")], None, "http", lambda: None) is None  # type: ignore[arg-type,return-value]
+
+
 async def until(is_so: Any) -> None:
     async with asyncio.timeout(10):
         while not is_so():
             await asyncio.sleep(0.001)
-
-

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.real
 TOKEN = "an admin token of these tests, long enough"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 CUSTOMER = {"entity_type": "CUSTOMER", "name": "Ann"}
-ROUNDS = 20
+ROUNDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,31 @@ def test_what_one_instance_wrote_the_other_reads_at_once(pair: tuple[Started, St
         found = (reader.get(path), gateway(reader, entity), writer.get(path))
         assert [f"Ann {number}"] * 3 == [one.json["attributes"]["name"] for one in found]
         assert entity in [one["id"] for one in reader.get("/v1/entities").json["items"]]
+
+
+def test_readers_in_both_instances_never_fall_behind_a_writer(pair: tuple[Started, Started]) -> None:
+    writer = pair[0].client.log_in("admin@example.com")
+    entity = created(writer, "raced")
+    written, is_over = [1], threading.Event()
+
+    def read(port: int) -> list[tuple[int, int]]:
+        reader = writer.at(port)
+        late: list[tuple[int, int]] = []
+        while not is_over.is_set():
+            least = written[0]  # answered before this read began
+            seen = [reader.get(f"/v1/entities/{entity}"), gateway(reader, entity)]
+            late += [(one.json["version"], least) for one in seen if one.json["version"] < least]
+        return late
+
+    with ThreadPoolExecutor() as threads:
+        readers = [threads.submit(read, one.port) for one in (*pair, *pair)]
+        try:
+            for number in range(3 * ROUNDS):
+                written[0] = replace(writer, entity, f"Ann {number}").json["version"]
+        finally:
+            is_over.set()
+        assert [[]] * 4 == [reader.result() for reader in readers]
+    assert 3 * ROUNDS + 1 == written[0]
 
 
 def test_a_posting_in_one_instance_is_in_the_others_totals(pair: tuple[Started, Started]) -> None:

@@ -174,6 +174,19 @@ async def test_a_script_that_the_server_forgot_is_loaded_again(redis: RedisStore
     assert (entered.spent.balances[0].used, entered.cache and entered.cache.state) == (1, CacheState.LEASED)
 
 
+async def test_a_read_behind_an_invalidation_sees_it_also_when_the_server_forgot_the_script(
+    redis: RedisStore, redis_server: RedisServer
+) -> None:
+    begun = (await redis.enter([], read=READ)).cache
+    assert begun is not None
+    assert await redis.store_if_unchanged("cache:1:k", b"v", tags=("t",), vector=begun.vector, ttl_ms=60_000)
+    redis_server.command("SCRIPT", "FLUSH")
+    assert (await redis.enter([], read=READ)).cache is not None  # this one is known again
+    _, entered = await asyncio.gather(redis.invalidate(["t"]), redis.enter([], read=READ))
+    assert entered.cache is not None
+    assert entered.cache.state is CacheState.LEASED
+
+
 async def test_every_key_but_the_version_table_has_an_expiry(redis: RedisStore) -> None:
     await redis.enter([Charge("limit:a:1", 5, 60_000)], read=READ)
     begun = (await redis.enter([], read=READ)).cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from b1.asgi.endpoints.cache_stats import Caches
-from b1.cache import CacheSnapshot
+from b1.cache import CacheSnapshot, WarmingSnapshot
 from b1.metrics import names
 from b1.metrics.registry import Sample
 from b1.purge import PurgeSnapshot
@@ -35,6 +35,8 @@ def cache_samples(state: State) -> Iterator[Sample]:
         yield from _responses(caches)
         yield from _map(caches)
         yield from _invalidation(caches)
+        if caches.warming is not None and caches.warming.state != "off":
+            yield from _warming(caches.warming)
         if caches.purge is not None:
             yield from _purge(caches.purge)
 
@@ -66,6 +68,22 @@ def _responses(caches: Caches) -> Iterator[Sample]:
     yield names.CACHE_STALE, ("responses", "error"), float(responses.stale_errors)
     for reason, count in responses.unstorable.items():
         yield names.CACHE_REFUSED, ("responses", reason), float(count)
+
+
+def _warming(warming: WarmingSnapshot) -> Iterator[Sample]:
+    for kind, count in warming.warmed.items():
+        yield names.CACHE_WARMED, (kind,), float(count)
+    for kind, cost_ms in warming.cost_ms.items():
+        yield names.CACHE_WARMING_SECONDS, (kind,), cost_ms / 1000
+    for reason, count in warming.skipped.items():
+        yield names.CACHE_WARMING_SKIPPED, (reason,), float(count)
+    for reason, count in warming.holds.items():
+        yield names.CACHE_WARMING_HELD, (reason,), float(count)
+    for outcome in ("used", "wasted", "unmeasured"):
+        yield names.CACHE_WARMED_ENTRIES, (outcome,), float(getattr(warming, outcome))
+    yield names.CACHE_WARMING_FAILED, (), float(warming.failed)
+    yield names.CACHE_WARMING_QUEUED, (), float(warming.queued)
+    yield names.CACHE_WARMING_SAVED, (), warming.saved_ms / 1000
 
 
 def _map(caches: Caches) -> Iterator[Sample]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from b1.asgi.caching.service import ResponseCache
 from b1.asgi.caching.snapshot import ResponseCacheSnapshot
-from b1.cache import L1, CacheSnapshot, Checker, Drift, Intents, IntentsSnapshot
+from b1.cache import L1, CacheSnapshot, Checker, Drift, Intents, IntentsSnapshot, Warming, WarmingSnapshot
 from b1.cache.l1 import L1Snapshot
 from b1.cache.measuring import resident_bytes
 from b1.purge import PurgeQueue, PurgeSnapshot
@@ -26,6 +26,8 @@ _OF_DATA = (
     "l1_hits", "l2_hits", "loads", "joined", "refreshes", "stale", "refused", "errors", "loads_running",
     "invalidations_pending", "promoted", "dictionaries",
 )  # fmt: skip
+# Attempts that fail in a row, as for the alert: a single one is repeated within seconds.
+_TROUBLE_AFTER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Caches:
     purge: PurgeSnapshot | None = None
     table: MirrorSnapshot | None = None
     check: Drift | None = None
+    warming: WarmingSnapshot | None = None
 
 
 def read_caches(
@@ -55,6 +58,7 @@ def read_caches(
     purge: PurgeQueue | None,
     versions: object,
     checker: Checker | None,
+    warming: Warming | None = None,
 ) -> Caches:
     """Read all of them; no I/O.
 
@@ -68,6 +72,7 @@ def read_caches(
         purge=None if purge is None else purge.snapshot(),
         table=versions.snapshot() if isinstance(versions, Mirror) else None,
         check=None if checker is None else checker.snapshot(),
+        warming=None if warming is None else warming.snapshot(),
     )
 
 
@@ -76,7 +81,7 @@ def cache_component(state: State, *, is_redis_away: bool) -> dict[str, Any]:
     if not state.cache.enabled:
         return {"status": "disabled", "entries": state.cache.entries}
     caches = state.caches
-    is_cdn_behind = caches is not None and caches.purge is not None and caches.purge.failures_in_row > 0
+    is_cdn_behind = caches is not None and caches.purge is not None and caches.purge.failures_in_row >= _TROUBLE_AFTER
     component: dict[str, Any] = {
         "status": "degraded" if is_redis_away or is_cdn_behind else "healthy",
         "entries": state.cache.entries,
@@ -137,6 +142,7 @@ def _rest(caches: Caches, cache: CacheSnapshot, maps: Iterable[Any]) -> dict[str
         "intents": asdict(caches.intents),
         "purge": None if caches.purge is None else asdict(caches.purge),
         "table": None if caches.table is None else asdict(caches.table),
+        "warming": None if caches.warming is None else asdict(caches.warming),
         "check": None if check is None else {"is_clean": check.is_clean, **asdict(check)},
     }
 

@@ -1,13 +1,14 @@
 """What use teaches: which answers and keys are read, so that they are there again after a restart.
 
-Nothing is counted on the path of a hit. An answer is noted when it is made (a miss or a refresh, below the cache) and
-counts again when a look finds that this copy was read; a key, when a look at entries taken by chance finds it read.
+Nothing is counted on the path of a hit. An answer is noted when it is made (a miss or a refresh, below the cache), a key
+when a look at entries taken by chance finds it read; from then on each look counts what was read since the one before.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Container
+from dataclasses import replace
 
 import orjson
 
@@ -17,6 +18,7 @@ from b1.cache.warming.looking import look
 from b1.cache.warming.options import WarmingOptions
 from b1.cache.warming.popular import Popular
 from b1.cache.warming.subjects import AnswerSubject, KeySubject, Subject, read, written
+from b1.cache.warming.users import actor_versions
 from b1.clock import Clock
 
 log = logging.getLogger("b1.cache")
@@ -42,7 +44,7 @@ class Learnt:
         self._options = options
         self._subjects: dict[str, Subject] = {}
         self._popular = Popular(options.tracked, options.half_life_s, clock.monotonic, self._dropped)
-        self._lives: dict[str, tuple[float, int]] = {}  # name → end of the life that was counted, and its reads
+        self._lives: dict[str, float] = {}  # of what was read: when its fresh time is over
 
     def __repr__(self) -> str:
         return f"<Learnt {self._popular!r}>"
@@ -79,15 +81,14 @@ class Learnt:
 
     def sweep(self) -> bool:
         """Look at what is read; say whether most of it has gone before its time, all at once."""
-        lost = 0
-        kept = 0
+        lost = kept = 0
         now_s = self._clock.monotonic()
         for name in list(self._subjects):
-            before = self._lives.get(name)
-            if not self._look(name) and before is not None and before[0] > now_s:
+            ends_s = self._lives.get(name)
+            if self._is_there(name):
+                kept += ends_s is not None
+            elif ends_s is not None and ends_s > now_s:
                 lost += 1
-            elif name in self._lives:
-                kept += 1
         if self._namespaces:
             for name in self._l1.sample(self._options.sampled):
                 self._sampled(name)
@@ -113,27 +114,28 @@ class Learnt:
             log.warning("what was left for warming cannot be read")
             return 0
         for name, subject, count in found[: self._options.tracked]:
-            if name not in self._popular:  # the second part of a hand-over repeats the first
-                self.saw(name, subject, max(0.0, count))
+            if name in self._popular:
+                continue  # the second part of a hand-over repeats the first
+            if isinstance(subject, AnswerSubject) and subject.principal is not None:
+                # Whoever is forgotten from now on is forgotten here too.
+                subject = replace(subject, versions=actor_versions(self._l1, subject.principal))
+            self.saw(name, subject, max(0.0, count))
         return len(found)
 
     def _is_believed(self, subject: AnswerSubject) -> bool:
         """Say whether the principal was not forgotten since it was met here."""
         return not subject.versions or self._l1.are_current(subject.versions)
 
-    def _look(self, name: str) -> bool:
-        """Count the readings of one entry since the last look; say whether it is there."""
-        found = look(self._l1, name)
+    def _is_there(self, name: str) -> bool:
+        """Count a reading of one entry since the last look; say whether it is there."""
+        found = look(self._l1, name, marks=True)
         if found is None:
             self._lives.pop(name, None)
             return False
-        counted_s, reads = self._lives.get(name, (0.0, 0))
-        is_same = counted_s == found.expires_s
-        more = max(0, found.reads - (reads if is_same else 0))
-        if more or (found.is_used and not is_same):
-            self._popular.add(name, max(1, more))
-        if found.is_used or found.reads:
-            self._lives[name] = found.expires_s, found.reads
+        if found.is_read:
+            self._popular.add(name)
+        if found.is_used:
+            self._lives[name] = found.expires_s
         return True
 
     def _sampled(self, name: str) -> None:
@@ -141,10 +143,10 @@ class Learnt:
             return
         organization, owned, key = name.rpartition(_OWNED)
         namespace = namespace_of(key)
-        found = look(self._l1, name) if ":" in key and namespace in self._namespaces else None
-        if found is not None and (found.is_used or found.reads):
-            self.saw(name, KeySubject(namespace, key, organization if owned else None), max(1, found.reads))
-            self._lives[name] = found.expires_s, found.reads
+        found = look(self._l1, name, marks=True) if ":" in key and namespace in self._namespaces else None
+        if found is not None and found.is_read:
+            self.saw(name, KeySubject(namespace, key, organization if owned else None))
+            self._lives[name] = found.expires_s
 
     def _dropped(self, name: str) -> None:
         self._subjects.pop(name, None)

@@ -1,11 +1,17 @@
-"""A look at an entry that leaves no trace: `L1.find` would mark it as used, and eviction would spare what nobody reads."""
+"""A look at an entry that is no use of it: `L1.find` would mark it as read, and eviction would spare what nobody reads.
+
+To see whether it is read *again*, a look may turn the mark from "read" into "read before", as the kernel's idle page
+tracking does with its young bit: eviction takes both for the same, and the next `find` makes it "read" once more.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from b1.cache.l1 import L1
-from b1.cache.segments import META, PLACE_BITS, PLACE_MASK
+from b1.cache.segments import PLACE_BITS, PLACE_MASK
+
+_READ, _READ_BEFORE = 1, 2
 
 
 class Look(NamedTuple):
@@ -13,16 +19,16 @@ class Look(NamedTuple):
 
     Attributes:
         is_used: it was read since it was put, as far as eviction remembers.
-        reads: how often, where that is counted (values of the data cache that took a while to load); else 0.
+        is_read: since the last look that marked.
         expires_s: end of its fresh time, on the monotonic clock.
     """
 
     is_used: bool
-    reads: int
+    is_read: bool
     expires_s: float
 
 
-def look(l1: L1, name: str) -> Look | None:
+def look(l1: L1, name: str, *, marks: bool = False) -> Look | None:
     """Return what the entry says; None: it is not there, or was invalidated."""
     items = l1._items
     place = items.index.get(name)
@@ -33,5 +39,7 @@ def look(l1: L1, name: str) -> Look | None:
         return None
     segment, at = items.segments[place >> PLACE_BITS], place & PLACE_MASK
     header = segment.header(at)
-    meta = segment.metas.get(at) if header.flags & META else None
-    return Look(bool(header.is_used), getattr(meta, "reads", 0), header.expires_s)
+    is_read = header.is_used == _READ
+    if marks and is_read:
+        segment.data[at] = _READ_BEFORE
+    return Look(header.is_used > 0, is_read, header.expires_s)

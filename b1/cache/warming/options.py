@@ -23,7 +23,7 @@ class WarmingOptions:
         users: of whom that is remembered.
         tracked: readings that are counted.
         top: of these, what is warmed again after a start, and passed on to a successor.
-        least_count: what was read less often than this, decayed, is not worth it.
+        least_count: what was read less often than this, decayed, is not worth it. An entry counts once per look at most.
         half_life_s: after so long a reading counts half.
         principal_s: how long a principal that this process has not met itself is believed; as identity does.
         sweep_s: how often what was warmed and what is read is looked at.
@@ -43,10 +43,10 @@ class WarmingOptions:
     held_s: float = 300.0
     queue: int = 256
     user_every_s: float = 3600.0
-    users: int = 4096
+    users: int = 1024
     tracked: int = 512
     top: int = 100
-    least_count: float = 2.0
+    least_count: float = 1.5
     half_life_s: float = 3600.0
     principal_s: float = 300.0
     sweep_s: float = 5.0
@@ -73,7 +73,8 @@ class WarmingSnapshot:
         warmed: warm-ups that ended well, by kind: ``critical``, ``principal``, ``learnt``.
         failed: that raised or took too long.
         skipped: that were not run, by reason: ``present`` (fresh already), ``full``, ``stopped``, ``forbidden``, ``route``,
-            ``principal`` (nobody may act so any more), ``unkept`` (the answer cannot be stored), and what held it too long.
+            ``principal`` (nobody may act so any more), ``unkept`` (the answer cannot be stored), ``failed`` (the handler
+            said 5xx), and what held it too long.
         holds: how often it was held, by reason.
         cost_ms: what the warm-ups took, by kind.
         followed: warmed entries that nobody has used yet and that still live.

@@ -124,7 +124,8 @@ class Warming:
     def stop(self) -> None:
         """End at once: the process drains. `aclose` waits for it."""
         self._is_stopped = True
-        self._skipped["stopped"] += self._jobs.clear()
+        if left := self._jobs.clear():
+            self._skipped["stopped"] += left
         for task in self._tasks:
             task.cancel()
 
@@ -164,7 +165,10 @@ class Warming:
 
     def export(self) -> bytes:
         """Return what use has taught, for a successor; empty: nothing."""
-        return self.learnt.export() if self.enabled else b""
+        if not self.enabled:
+            return b""
+        self.learnt.sweep()  # what was read since the last look counts too
+        return self.learnt.export()
 
     def absorb(self, data: bytes | None) -> int:
         """Go on from what a predecessor's use has taught, and queue it; return how much that was."""

@@ -33,7 +33,7 @@ class AnswerSubject:
         principal: for whom; None: the answer is public.
         met_s: wall time at which this process last saw the principal.
         server: the address that was asked, which a handler may see as its ``Host``.
-        versions: of the principal's tag then; ``()``: taken over, or public.
+        versions: of the principal's tag then; ``()``: the answer is public.
     """
 
     scheme: str
