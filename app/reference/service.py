@@ -14,6 +14,12 @@ async def chart_of_accounts() -> dict[str, Any]:
     return await b1.cache.get_or_load("reference:accounts", _load_chart, ttl_s=REFERENCE_TTL_S, tags=(CHART,))
 
 
+@b1.warming.critical(keys=("reference:accounts",))
+async def warm_chart() -> None:
+    """Every posting is checked against the chart, and every form shows it: have it before the first request."""
+    await chart_of_accounts()
+
+
 async def from_source(key: str, organization: str | None) -> dict[str, Any]:
     """Return what `chart_of_accounts` should have cached, for the coherency check."""
     return await _load_chart()
