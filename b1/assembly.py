@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -118,7 +119,9 @@ def _cache_layer(app: ASGIApp, *, runtime: Runtime, routed: Any, routes: RouteTa
 def build_express(runtime: Runtime, routed: Any) -> Express | None:
     """Return the short way for our own server; None where the layers do something that it does not know of."""
     settings = runtime.settings
-    if not settings.enable_caching or bool(getattr(routed, "root_path", "")):
+    # An SDK that is loaded wants a span for each request, which the application makes.
+    has_tracing = "opentelemetry.sdk" in sys.modules
+    if not settings.enable_caching or has_tracing or bool(getattr(routed, "root_path", "")):
         return None
     return Express(
         routes=RouteTable.of(routed),

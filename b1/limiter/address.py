@@ -47,14 +47,18 @@ def client_address(peer: str | None, headers: Iterable[tuple[bytes, bytes]], mod
     return canonical(_from_the_right(lines, hops))
 
 
-@lru_cache(maxsize=4096)
 def canonical(text: str) -> str:
     """Return an address in one spelling, without port, brackets and zone; ``unknown`` when it is none.
 
     IPv4 inside IPv6 (``::ffff:0:0/96``, and the old ``::1.2.3.4``) is that IPv4 address.
     """
     text = text.strip()
-    match = _WITH_PORT.fullmatch(text) if len(text) <= _LONGEST else None
+    return _canonical(text) if len(text) <= _LONGEST else UNKNOWN  # what is remembered has a bound, in bytes too
+
+
+@lru_cache(maxsize=4096)
+def _canonical(text: str) -> str:
+    match = _WITH_PORT.fullmatch(text)
     if match is None:
         return UNKNOWN
     bare = match[1] or match[2] or match[3] or ""

@@ -66,10 +66,11 @@ class Cell:
 
 
 _OURS = "caching.ours:app"
-BASE = "b1, no cache"
+BASE, BASE_REDIS = "b1, no cache", "b1, no cache, Redis"  # its limiter makes a trip for each request
 CELLS = (
     Cell("FastAPI and asyncpg", "caching.bare:app", PLAIN),
     Cell(BASE, _OURS, PLAIN),
+    Cell(BASE_REDIS, _OURS, PLAIN, has_redis=True),
     *(
         Cell(f"b1, {what}, {'Redis' if has_redis else 'memory'}, {mib} MiB", _OURS, way, has_redis, mib)
         for has_redis in (False, True)

@@ -3,7 +3,7 @@
     offset  size
     0       2    magic "bA"
     2       1    version: 1
-    3       1    flags: 1 more variants may be made
+    3       1    flags: 1 more variants may be made, 2 the bodies are one frame of Zstandard
     4       2    status
     6       2    number of headers
     8       1    number of variants, the identity first
@@ -32,6 +32,7 @@ from b1.asgi.caching.compression import IDENTITY
 from b1.asgi.caching.conditional import is_tag
 from b1.asgi.caching.directives import date_of, fields_of
 from b1.asgi.caching.stored import SharedPairs, StoredAnswer
+from b1.cache.zstandard import Unreadable, Zstd
 from b1.types import Headers
 
 VERSION = 1
@@ -39,7 +40,13 @@ _MAGIC = b"bA"
 _HEAD = struct.Struct(">2sBBHHBBIIIIII16sI")
 _PAIR = struct.Struct(">HI")
 _VARIANT = struct.Struct(">BHI")
-_COMPRESSIBLE = 1
+_COMPRESSIBLE, _PACKED = 1, 2
+# Smaller bodies are not worth a frame; a frame is kept when it is smaller by a seventh. More than the largest answer in all
+# its encodings is never unpacked.
+_PACK_FROM_BYTES = 1024
+_LEVEL = 3
+_UNPACKED_MOST_BYTES = 4 * 1024 * 1024
+_zstd = Zstd()
 _U32_MOST = 2**32 - 1
 
 
@@ -70,12 +77,14 @@ def encode(key: str, answer: StoredAnswer, body: bytes, now_s: float) -> bytes:
             variant.encoding,
             variant.etag,
         )
-    parts.append(body)
+    packed = _zstd.compress(body, _LEVEL) if len(body) >= _PACK_FROM_BYTES else body
+    is_packed = len(packed) < len(body) * 6 // 7
+    parts.append(packed if is_packed else body)
     rest = b"".join(parts)
     head = _HEAD.pack(
         _MAGIC,
         VERSION,
-        _COMPRESSIBLE if answer.is_compressible else 0,
+        (_COMPRESSIBLE if answer.is_compressible else 0) | (_PACKED if is_packed else 0),
         answer.status,
         len(answer.common),
         len(answer.variants),
@@ -103,7 +112,7 @@ def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs
     (_, _, flags, status, headers, variants, told, age_ms, fresh_ms, stale_ms, error_ms, whole_ms, client_ttl_s,
      digest, crc) = _HEAD.unpack_from(data)  # fmt: skip
     rest = memoryview(data)[_HEAD.size :]
-    if digest != digest_of(key) or zlib.crc32(rest) != crc or flags & ~_COMPRESSIBLE:
+    if digest != digest_of(key) or zlib.crc32(rest) != crc or flags & ~(_COMPRESSIBLE | _PACKED):
         return None
     try:
         reader = _Reader(data, _HEAD.size)
@@ -118,8 +127,17 @@ def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs
             answer.add(encoding, etag, length)
     except (struct.error, IndexError):
         return None
-    body = data[reader.at :]
-    if next(iter(answer.variants), None) != IDENTITY or len(body) != max(one.end for one in answer.variants.values()):
+    if next(iter(answer.variants), None) != IDENTITY:
+        return None
+    size, body = max(one.end for one in answer.variants.values()), data[reader.at :]
+    if flags & _PACKED:
+        if size > _UNPACKED_MOST_BYTES:
+            return None
+        try:
+            body = _zstd.decompress(body, size)
+        except Unreadable:
+            return None
+    elif len(body) != size:
         return None
     stored_s = now_s - max(0, whole_ms - left_ms) / 1000
     answer.made_s = stored_s - age_ms / 1000

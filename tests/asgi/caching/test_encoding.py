@@ -41,6 +41,43 @@ def test_an_answer_comes_back_as_it_was(told: bytes | None) -> None:
     assert (parts(answer), body) == (parts(back[0]), back[1])
 
 
+def large(body: bytes) -> StoredAnswer:
+    answer = StoredAnswer(200, HEADERS, is_compressible=False)
+    answer.add(IDENTITY, b'"a"', len(body))
+    answer.made_s = NOW_S
+    answer.fresh_until_s = answer.stale_until_s = answer.error_until_s = NOW_S + 60
+    return answer
+
+
+def test_a_large_body_that_packs_well_takes_less_room() -> None:
+    body = b'{"name": "a guest", "nights": 3}\n' * 500
+    data = encode("key", large(body), body, NOW_S)
+    back = decode("key", data, 60_000, NOW_S, SharedPairs())
+    assert back is not None
+    assert (body, True) == (back[1], len(data) < len(body) // 10)
+
+
+def test_a_large_body_that_does_not_is_left_as_it_is() -> None:
+    body = random.Random(5).randbytes(5000)
+    data = encode("key", large(body), body, NOW_S)
+    back = decode("key", data, 60_000, NOW_S, SharedPairs())
+    assert back is not None
+    assert (body, True) == (back[1], body in data)
+
+
+def test_every_damage_of_a_packed_body_is_noticed() -> None:
+    body = b"line\n" * 1000
+    data = encode("key", large(body), body, NOW_S)
+    chance = random.Random(6)
+    for at in range(54, len(data)):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << chance.randrange(8)
+        assert decode("key", bytes(flipped), 60_000, NOW_S, SharedPairs()) is None
+    bomb = bytearray(data)
+    bomb[3] ^= 2  # says that it is not packed
+    assert decode("key", bytes(bomb), 60_000, NOW_S, SharedPairs()) is None
+
+
 def test_its_times_follow_what_the_store_says_is_left() -> None:
     """The other host's clock is hours away; only what is left of the entry's life counts."""
     answer, body = made()
