@@ -176,7 +176,11 @@ class Cache:
             ValueError: there are more than 1000 keys.
             Exception: as `get_or_load`; nothing is returned then.
         """
-        once = distinct(keys)
+        asked = distinct(keys)
+        here = {key: self._here(key, organization, type) for key in asked}
+        once = [key for key in asked if here[key] is _MISSING]
+        if not once:
+            return here
         if loader is None:
             got = await asyncio.gather(
                 *(
@@ -184,10 +188,11 @@ class Cache:
                     for key in once
                 )
             )
-            return {key: value for key, value in zip(once, got, strict=True) if value is not _MISSING}
+            here.update(zip(once, got, strict=True))
+            return {key: value for key, value in here.items() if value is not _MISSING}
         if not self.enabled or self._must_not_wait():
             loaded = await loader(once)
-            return {key: loaded.get(key) for key in once}
+            return here | {key: loaded.get(key) for key in once}
         batch = Batch(once, lambda missing: self._engine.in_a_place(lambda: loader(missing)))
 
         async def one(key: str) -> Any:
@@ -196,7 +201,8 @@ class Cache:
             finally:
                 batch.settled(key)
 
-        return dict(zip(once, await gathered([one(key) for key in once]), strict=True))
+        here.update(zip(once, await gathered([one(key) for key in once]), strict=True))
+        return here
 
     def cached(
         self,
@@ -340,6 +346,23 @@ class Cache:
         return Read(
             key, entry_name(key, organization), tags, loader, residence, options, organization, self._hard_timeout_s
         )
+
+    def _here(self, key: str, organization: str | None, type: Decode | None) -> Any:
+        """Return the value if this process has it fresh and it needs no looking after, else `_MISSING`."""
+        if not self.enabled:
+            return _MISSING
+        found = self._find(key if organization is None else entry_name(key, organization))
+        if found is None or found.is_stale or (self._shared is not None and self._shared.must_ask):
+            return _MISSING
+        meta = found.meta
+        if meta is not None:
+            is_due = meta.reads + 1 == self.options.promote_reads or meta.early_from_s <= self._clock.monotonic()
+            if is_due or meta.flags & ERROR:
+                return _MISSING
+            meta.reads += 1
+        self._counts.l1_hits += 1
+        self._counts.hit(key)
+        return decode(Value(found.value, 0 if meta is None else meta.flags), type)
 
     def _attend(self, found: Found, key: str, loader: Loader, organization: str | None, how: How) -> None:
         """Look after a value that was just read, when there may be something to do."""
