@@ -168,6 +168,17 @@ class Link:
         self._healed += 1
         return await self.call("EVAL", source, len(keys), *keys, *arguments)
 
+    async def whole_script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a registered script and return its reply, sending its text along.
+
+        For what may not be overtaken: `script` asks a second time when the server has lost the script, and what was asked
+        in between is answered first.
+
+        Raises:
+            ReplyError, Oversized, StoreUnavailable: as `call`.
+        """
+        return await self.call("EVAL", self._dialler.scripts[name][1], len(keys), *keys, *arguments)
+
     def packed(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
         """Return a registered script's call as it is sent, for those who ask the same again and again."""
         return pack(("EVALSHA", self._dialler.scripts[name][0], len(keys), *keys, *arguments))

@@ -243,7 +243,7 @@ class RedisStore:
         weak = {place_of(tag)[0] for tag in soft} - hard
         arguments = [new_epoch(), 1 if tags is None else 0, b"".join(sorted(hard)), b"".join(sorted(weak))]
         # The source and not its digest: a server that had lost the script would be told after what was sent behind it.
-        change = await self._link.call("EVAL", SCRIPTS["invalidate"], 1, self._table, *arguments)
+        change = await self._link.whole_script("invalidate", [self._table], arguments)
         if not isinstance(change, bytes):
             raise StoreUnavailable(f"the invalidate script answered {change!r}, expected bytes")
         self._mirror.hear_own(change)

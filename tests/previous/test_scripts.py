@@ -40,9 +40,15 @@ class Mixed:
         self._link.register(name, source)
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return await self._link.script(self._turn(name), keys, arguments)
+
+    async def whole_script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return await self._link.whole_script(self._turn(name), keys, arguments)
+
+    def _turn(self, name: str) -> str:
         is_earlier = name in self._earlier and self._is_earlier()  # a script of a later version runs as it is
         self.runs[is_earlier] += 1
-        return await self._link.script(f"{self._version}/{name}" if is_earlier else name, keys, arguments)
+        return f"{self._version}/{name}" if is_earlier else name
 
 
 def _mixed(link: Link, version: str, order: str) -> Any:

@@ -82,7 +82,7 @@ async def test_a_keyed_mutation_is_four_commands_at_most_and_its_replay_two(memb
     _sent(proxy)
     first = await member.post("/v1/finance/expenses", EXPENSE, key="one")
     assert first.status_code == 201
-    assert await _all_sent(proxy, 4) == ["EVALSHA"] * 4
+    assert sorted(await _all_sent(proxy, 4)) == ["EVAL", "EVALSHA", "EVALSHA", "EVALSHA"]
     again = await member.post("/v1/finance/expenses", EXPENSE, key="one")
     assert again.headers["idempotent-replayed"] == "true"
     assert _sent(proxy) == ["EVALSHA"] * 2
