@@ -14,12 +14,11 @@ from b1.clock import Clock, SystemClock
 from b1.errors import StoreUnavailable
 from b1.link import Link, ReplyError
 from b1.link.replies import Argument
+from b1.store.asked_cache import cache_answer, packed_tags
 from b1.store.asking import Asked, Question, question_of
 from b1.store.base import (
     GRACE_MS,
-    CacheAnswer,
     CacheRead,
-    CacheState,
     Charge,
     Claim,
     ClaimState,
@@ -42,15 +41,6 @@ from b1.store.terms import PLAIN, Terms
 from b1.store.versions import new_epoch, place_of
 
 # By the number in the reply: the state, whether a value comes with it, and whether a stale value comes with the lease.
-_CACHE_STATES = (
-    (CacheState.HIT, True, False),
-    (CacheState.CURRENT, False, False),
-    (CacheState.LEASED, False, False),
-    (CacheState.LOADING, False, False),
-    (CacheState.MISS, False, False),
-    (CacheState.STALE, True, False),
-    (CacheState.STALE, True, True),
-)
 _PART = struct.Struct(">III")
 _U32_MOST = 2**32 - 1
 # Longer than any batch is tried again; see `Reconciler`.
@@ -178,10 +168,10 @@ class RedisStore:
         question = question_of(self.prefix, charges, terms)
         arguments = self._asked(question, terms, True)
         arguments += "v" if read.key is None else "e", read.lease_ms, new_epoch(), read.held or ""
-        arguments.append(_packed(read.tags))
+        arguments.append(packed_tags(read.tags))
         reply = await self._link.script("enter", question.keys + self._cache_keys(read.key or ""), arguments)
         if type(reply) is list and reply:
-            answer = _cache_answer(reply[1:])
+            answer = cache_answer(reply[1:])
             self._mirror.learn(read.tags, answer.vector)
             return Entered(question.layout.read(reply[0]), answer)
         return Entered(question.layout.read(reply), None)  # refused: nothing was read
@@ -229,7 +219,7 @@ class RedisStore:
     ) -> bool:
         stale_ms = 0 if fresh_ms is None else max(0, ttl_ms - fresh_ms)
         is_value = 0 if value is None else 1
-        arguments: list[Argument] = [vector, ttl_ms, is_value, value or b"", stale_ms, _packed(tags)]
+        arguments: list[Argument] = [vector, ttl_ms, is_value, value or b"", stale_ms, packed_tags(tags)]
         return bool(await self._link.script("store_if_unchanged", self._cache_keys(key), arguments) == 1)
 
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
@@ -380,18 +370,3 @@ class RedisStore:
 
     def _now(self) -> int | str:
         return "" if self._fixed_now_ms is None else self._fixed_now_ms()
-
-
-def _packed(tags: Sequence[str]) -> bytes:
-    return b"".join([place_of(tag)[0] for tag in tags])
-
-
-def _cache_answer(reply: list[Any]) -> CacheAnswer:
-    try:
-        number, vector, left_ms, value, fresh_ms = reply
-        state, has_value, has_lease = _CACHE_STATES[number]
-    except (IndexError, TypeError, ValueError):
-        raise StoreUnavailable(
-            f"the enter script answered {reply!r} for the cache, which this version does not know"
-        ) from None
-    return CacheAnswer(state, value if has_value else None, left_ms, vector, fresh_ms, has_lease)
