@@ -167,4 +167,4 @@ def _measured(maps: Iterable[Any]) -> int | None:
 
 
 def _rate(hits: int, misses: int) -> float | None:
-    return hits / (hits + misses) if hits + misses else None
+    return round(hits / (hits + misses), 4) if hits + misses else None
