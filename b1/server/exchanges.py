@@ -74,7 +74,7 @@ class Exchanges(HttpToolsProtocol):
             try:
                 answer = express.answer(self.url, self.headers, self.client, self.scheme or "http", self._wait)
             except Exception:  # code of the application's, as a rule: the layers run it again, and say what is wrong
-                log.debug("the short way failed", exc_info=True)
+                log.warning("the short way failed", exc_info=True)
                 answer = None
             if type(answer) is Answer:
                 self._send_at_once(answer)
