@@ -26,7 +26,7 @@ from b1.asgi.options import NOTHING_DECLARED, RouteOptions
 from b1.asgi.reply import PROBLEM_TYPE, error_headers
 from b1.asgi.request_ids import RequestIds
 from b1.asgi.routes import RouteTable
-from b1.cache.l1 import Found
+from b1.cache.l1.table import Found
 from b1.identity import Identity
 from b1.limiter import Decision, client_address
 from b1.metrics import Metrics

@@ -16,16 +16,16 @@ import orjson
 
 from b1.cache.counts import CacheSnapshot
 from b1.cache.decorating import memoized
-from b1.cache.engine import Engine
 from b1.cache.how import How
 from b1.cache.invalidating import Invalidation, Invalidations
-from b1.cache.l1 import L1, Found
-from b1.cache.many import Batch, BatchLoader, ManyLoader, distinct, gathered
+from b1.cache.l1.table import L1, Found
 from b1.cache.names import entry_name, tags_of, tags_to_invalidate
 from b1.cache.options import CacheOptions
-from b1.cache.reads import Loader, Read
-from b1.cache.shared import CacheStore, Shared
-from b1.cache.values import ERROR, Value, decode, encode
+from b1.cache.reading.engine import Engine
+from b1.cache.reading.many import Batch, BatchLoader, ManyLoader, distinct, gathered
+from b1.cache.reading.reads import Loader, Read
+from b1.cache.reading.shared import CacheStore, Shared
+from b1.cache.reading.values import ERROR, Value, decode, encode
 from b1.clock import Clock
 
 T = TypeVar("T")
@@ -283,7 +283,7 @@ class Cache:
         return self.invalidate_names((), names) if soft else self.invalidate_names(names)
 
     def invalidate_names(self, hard: Iterable[str], soft: Iterable[str] = ()) -> Invalidation:
-        """Do what `invalidate` does with names that are tags already (`b1.cache.rules`), hard and soft ones in one call.
+        """Do what `invalidate` does with names that are tags already (`b1.cache.intents.rules`), hard and soft in one call.
 
         Raises:
             RuntimeError: no event loop runs, and there is a shared store.

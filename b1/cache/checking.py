@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any, Protocol
 
-from b1.cache.measuring import resident_bytes
+from b1.cache.l1.measuring import resident_bytes
 from b1.cache.names import entry_name, key_tag, namespace_of
-from b1.cache.shared import Answer, State, store_key
-from b1.cache.values import ERROR, Meta, Value, encode
+from b1.cache.reading.shared import Answer, State, store_key
+from b1.cache.reading.values import ERROR, Meta, Value, encode
 from b1.clock import DEADLINE, Clock
 from b1.errors import NotRunning
 from b1.store.versions import compare
@@ -32,7 +32,7 @@ _OWNED = entry_name("", "")  # what stands between the organisation and the key 
 
 
 class First(Protocol):
-    """The part of `b1.cache.l1.L1` that is used here."""
+    """The part of `b1.cache.l1.table.L1` that is used here."""
 
     def find(self, key: str) -> Any: ...
     def built_on(self, key: str) -> Versions | None: ...
@@ -41,7 +41,7 @@ class First(Protocol):
 
 
 class Second(Protocol):
-    """The part of `b1.cache.shared.Shared` that is used here."""
+    """The part of `b1.cache.reading.shared.Shared` that is used here."""
 
     @property
     def is_there(self) -> bool: ...

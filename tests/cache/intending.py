@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from b1.cache.intent_options import IntentOptions
-from b1.cache.intents import Intents
-from b1.cache.rules import Rule, Rules
+from b1.cache.intents.intents import Intents
+from b1.cache.intents.options import IntentOptions
+from b1.cache.intents.rules import Rule, Rules
 from b1.clock import SystemClock
 from b1.db import Database, DatabaseOptions
 from b1.db.migrate import LIBRARY_FOLDER

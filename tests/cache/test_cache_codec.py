@@ -10,7 +10,7 @@ import random
 import orjson
 import pytest
 
-from b1.cache.codec import (
+from b1.cache.packing.codec import (
     COLD,
     EXTENDABLE,
     PACKED,
@@ -24,8 +24,8 @@ from b1.cache.codec import (
     seal,
     unpack,
 )
-from b1.cache.dictionaries import SAMPLES, Dictionaries, id_of
-from b1.cache.zstandard import Dictionary, Unreadable, Zstd, train
+from b1.cache.packing.dictionaries import SAMPLES, Dictionaries, id_of
+from b1.cache.packing.zstandard import Dictionary, Unreadable, Zstd, train
 from b1.clock import ManualClock
 
 NAME, TAGS = "org\x1euser:1", ("a", "b")

@@ -8,9 +8,9 @@ import pytest
 from b1.cache import L1, Cache, CacheOptions, LoadOptions, Residence
 from b1.cache.counts import OTHER
 from b1.cache.names import key_tag, organization_tag, prefix_tag, prefixes_of, tags_of, tags_to_invalidate
-from b1.cache.places import Places, Turn
-from b1.cache.shared import store_key
-from b1.cache.tiers import Heat, Throttle, extended_s, jittered
+from b1.cache.reading.places import Places, Turn
+from b1.cache.reading.shared import store_key
+from b1.cache.reading.tiers import Heat, Throttle, extended_s, jittered
 from b1.clock import ManualClock
 from tests.cache.hosts import Loader, settled
 

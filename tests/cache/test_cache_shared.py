@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from b1.cache import Cache, CacheOptions, LoadOptions
-from b1.cache.dictionaries import SAMPLES
-from b1.cache.shared import store_key
+from b1.cache.packing.dictionaries import SAMPLES
+from b1.cache.reading.shared import store_key
 from b1.clock import ManualClock
 from b1.store.memory import MemoryStore
 from tests.cache.hosts import Hosts, HostStore, Loader, settled

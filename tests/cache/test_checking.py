@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from b1.cache.checking import Checker, CheckOptions, Finding
-from b1.cache.l1 import L1
-from b1.cache.measuring import resident_bytes
+from b1.cache.l1.measuring import resident_bytes
+from b1.cache.l1.table import L1
 from b1.cache.names import entry_name, tags_of
-from b1.cache.shared import Answer, State, store_key
+from b1.cache.reading.shared import Answer, State, store_key
 from b1.clock import ManualClock
 from b1.errors import NotRunning
 from b1.store.versions import Versions as Table

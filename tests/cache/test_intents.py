@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 from fastapi import HTTPException
 
-from b1.cache import intent_queries
-from b1.cache.intents import Intents
+from b1.cache.intents import queries
+from b1.cache.intents.intents import Intents
 from b1.clock import SystemClock
 from b1.db import Database
 from b1.errors import ConfigurationError, StoreUnavailable
@@ -346,7 +346,7 @@ class TestReplay:
         async with intents_on(database, applied, replay_after_s=0.0) as intents:
             await intents.replay()
             with monkeypatch.context() as patch:
-                patch.setattr(intent_queries, "TAKE", "SELECT 1/0")
+                patch.setattr(queries, "TAKE", "SELECT 1/0")
                 await until(lambda: intents.snapshot().errors >= 2)
             await _leave(database, "a")
             await until(lambda: applied.tags == {"a"})
@@ -418,7 +418,7 @@ class TestRiding:
         ],
     )
     def test_the_insert_stands_in_front(self, query: str, begins: str) -> None:
-        ridden = intent_queries.riding(query, 1)
+        ridden = queries.riding(query, 1)
         assert ridden is not None
         assert ridden.startswith(begins)
         assert "$2::uuid" in ridden
@@ -427,7 +427,7 @@ class TestRiding:
         "query", ["-- c\nUPDATE t", "/* */ SELECT 1", "CALL f()", "MERGE INTO t", "TABLE t", "SELECTED"]
     )
     def test_what_cannot_carry_it_is_left_alone(self, query: str) -> None:
-        assert intent_queries.riding(query, 0) is None
+        assert queries.riding(query, 0) is None
 
 
 async def _kill_behind(moment: str, url: str, folder: Path) -> None:

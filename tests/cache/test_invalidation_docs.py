@@ -8,7 +8,7 @@ from typing import Any
 
 from b1.asgi.endpoints.caches import CACHE_PATH, CHECK_PATH
 from b1.cache.checking import Drift
-from b1.cache.intent_options import IntentOptions, IntentsSnapshot
+from b1.cache.intents.options import IntentOptions, IntentsSnapshot
 from b1.cache.names import key_tag, organization_tag, prefix_tag
 from b1.cli import cache
 from b1.purge import PurgeOptions, PurgeSnapshot

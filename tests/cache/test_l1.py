@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from b1.cache import L1
-from b1.cache.items import MAPPED_BY_ALLOCATOR_BYTES
+from b1.cache.l1.items import MAPPED_BY_ALLOCATOR_BYTES
 from b1.clock import ManualClock
 from b1.store.versions import Versions as Source
 from b1.units import MIB
@@ -163,7 +163,7 @@ def test_without_memory_to_map_a_value_is_refused(l1: L1, monkeypatch: pytest.Mo
         raise OSError(12, "Cannot allocate memory")
 
     l1.put("before", b"v", ttl_s=60, versions=())
-    monkeypatch.setattr("b1.cache.segments.mmap", no_memory)
+    monkeypatch.setattr("b1.cache.l1.segments.mmap", no_memory)
     assert not l1.put("k", b"x" * 5000, ttl_s=60, versions=(), owner="a")
     assert (None, 1, ()) == (l1.get("k"), l1.snapshot().refused, l1.snapshot().tenants)
     assert l1.get("before") is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from b1.cache import L1
-from b1.cache.l1 import FLOOR_PART
+from b1.cache.l1.table import FLOOR_PART
 from b1.clock import ManualClock
 
 LIMIT = 16_000_000

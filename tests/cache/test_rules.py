@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from b1.cache.intents.rules import TAGS_LIMIT, Cascade, Rule, Rules, Stale
 from b1.cache.names import key_tag, organization_tag, prefix_tag, tags_of
-from b1.cache.rules import TAGS_LIMIT, Cascade, Rule, Rules, Stale
 from b1.errors import ConfigurationError
 
 

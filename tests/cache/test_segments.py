@@ -8,12 +8,12 @@ from mmap import PAGESIZE
 
 import pytest
 
-from b1.cache.ghost import Ghost
-from b1.cache.index import Index
-from b1.cache.items import packed, unpacked
-from b1.cache.segments import HEADER_BYTES, RELEASED_BYTES, Queue, Segment, segment_bytes
-from b1.cache.sizes import object_bytes
-from b1.cache.tenants import Tenants
+from b1.cache.l1.ghost import Ghost
+from b1.cache.l1.index import Index
+from b1.cache.l1.items import packed, unpacked
+from b1.cache.l1.segments import HEADER_BYTES, RELEASED_BYTES, Queue, Segment, segment_bytes
+from b1.cache.l1.sizes import object_bytes
+from b1.cache.l1.tenants import Tenants
 from b1.units import KIB, MIB
 
 

@@ -13,7 +13,7 @@ from b1.asgi.caching.load import Load
 from b1.asgi.caching.lookup import LOOKUP, Lookup
 from b1.asgi.caching.sending import hit_status, pass_by, send_answer, send_not_stored
 from b1.asgi.caching.stored import StoredAnswer
-from b1.cache.l1 import Found
+from b1.cache.l1.table import Found
 from b1.store.base import CacheAnswer, CacheState
 
 if TYPE_CHECKING:

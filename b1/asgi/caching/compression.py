@@ -13,7 +13,7 @@ from collections.abc import Callable
 import anyio.to_thread
 
 from b1.asgi.caching.directives import elements
-from b1.cache.zstandard import Zstd
+from b1.cache.packing.zstandard import Zstd
 
 IDENTITY, GZIP, ZSTD = b"identity", b"gzip", b"zstd"
 # Ours in the order that we prefer at equal weight: zstd packs as well as gzip in a fifth of the time.

@@ -32,7 +32,7 @@ from b1.asgi.caching.compression import IDENTITY
 from b1.asgi.caching.conditional import is_tag
 from b1.asgi.caching.directives import date_of, fields_of
 from b1.asgi.caching.stored import SharedPairs, StoredAnswer
-from b1.cache.zstandard import Unreadable, Zstd
+from b1.cache.packing.zstandard import Unreadable, Zstd
 from b1.types import Headers
 
 VERSION = 1

@@ -9,7 +9,7 @@ from b1.types import Versions
 
 if TYPE_CHECKING:
     from b1.asgi.caching.plan import RoutePlan
-    from b1.cache.l1 import Found
+    from b1.cache.l1.table import Found
 
 # Where the question travels from the layer that asks the store to the one that uses the answer.
 LOOKUP = "b1.lookup"

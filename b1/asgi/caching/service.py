@@ -31,7 +31,7 @@ from b1.types import Scope, Versions
 if TYPE_CHECKING:
     from b1.asgi.context import RequestContext
     from b1.asgi.routes import Route
-    from b1.cache.l1 import Found
+    from b1.cache.l1.table import Found
     from b1.store.base import Store
 
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from b1.asgi.caching.service import ResponseCache
 from b1.asgi.caching.snapshot import ResponseCacheSnapshot
 from b1.cache import L1, CacheSnapshot, Checker, Drift, Intents, IntentsSnapshot, Warming, WarmingSnapshot
-from b1.cache.l1 import L1Snapshot
-from b1.cache.measuring import resident_bytes
+from b1.cache.l1.measuring import resident_bytes
+from b1.cache.l1.table import L1Snapshot
 from b1.purge import PurgeQueue, PurgeSnapshot
 from b1.store.mirror import Mirror, MirrorSnapshot
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from b1.asgi.reply import send_json, send_problem
 from b1.cache.checking import Checker, Drift, First, Second
 from b1.cache.names import checked_tag, entry_name, key_tag, namespace_of, tags_of, tags_to_invalidate
-from b1.cache.shared import store_key
+from b1.cache.reading.shared import store_key
 from b1.clock import Clock
 from b1.errors import Forbidden, MalformedRequest, RequestError
 from b1.store.versions import EPOCH_BYTES, VERSION_BYTES, compare

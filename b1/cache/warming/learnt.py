@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import orjson
 
-from b1.cache.l1 import L1
+from b1.cache.l1.table import L1
 from b1.cache.names import entry_name, namespace_of
 from b1.cache.warming.looking import look
 from b1.cache.warming.options import WarmingOptions

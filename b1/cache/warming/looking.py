@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from b1.cache.l1 import L1
-from b1.cache.segments import PLACE_BITS, PLACE_MASK
+from b1.cache.l1.segments import PLACE_BITS, PLACE_MASK
+from b1.cache.l1.table import L1
 
 _READ, _READ_BEFORE = 1, 2
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from b1.cache.l1 import L1
+from b1.cache.l1.table import L1
 from b1.cache.warming.declared import Critical, ForPrincipal, PublicPath, Warmups, entry_names
 from b1.cache.warming.jobs import Job, Kind, Run
 from b1.cache.warming.learnt import Learnt

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from b1.cache.l1 import L1
+from b1.cache.l1.table import L1
 from b1.cache.warming.conditions import Conditions, pause_s
 from b1.cache.warming.declared import Warmups
 from b1.cache.warming.gains import Gains

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from b1.cache.l1 import L1
+from b1.cache.l1.table import L1
 from b1.cache.warming.declared import Establish
 from b1.cache.warming.options import WarmingOptions
 from b1.cache.warming.subjects import AnswerSubject, NotWarmed

@@ -13,7 +13,7 @@ import pytest
 from b1.asgi.caching import compression
 from b1.asgi.caching.compression import GZIP, ZSTD, Compressor, is_text, preferences
 from b1.asgi.options import CacheOptions
-from b1.cache.zstandard import Zstd
+from b1.cache.packing.zstandard import Zstd
 from tests.asgi.caching.world import Lines, World
 from tests.asgi.raw import Reply
 

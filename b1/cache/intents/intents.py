@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
-from b1.cache import intent_queries as queries
-from b1.cache.intent_options import IntentOptions, IntentsSnapshot
-from b1.cache.rules import Rules, Stale
-from b1.cache.templates import Value
-from b1.cache.writes import Database, Riding, Write, as_write, on_commit_of
+from b1.cache.intents import queries
+from b1.cache.intents.options import IntentOptions, IntentsSnapshot
+from b1.cache.intents.rules import Rules, Stale
+from b1.cache.intents.templates import Value
+from b1.cache.intents.writes import Database, Riding, Write, as_write, on_commit_of
 from b1.clock import DEADLINE, Clock
 from b1.errors import RequestError
 

@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from b1.cache.counts import Counts
-from b1.cache.flights import Flight
-from b1.cache.keeping import Keeping
-from b1.cache.places import Places
-from b1.cache.reads import Read
-from b1.cache.shared import Answer, Shared, State
-from b1.cache.tasks import Tasks
-from b1.cache.tiers import Throttle
-from b1.cache.values import Value, encode
+from b1.cache.reading.flights import Flight
+from b1.cache.reading.keeping import Keeping
+from b1.cache.reading.places import Places
+from b1.cache.reading.reads import Read
+from b1.cache.reading.shared import Answer, Shared, State
+from b1.cache.reading.tasks import Tasks
+from b1.cache.reading.tiers import Throttle
+from b1.cache.reading.values import Value, encode
 from b1.clock import Clock
 from b1.errors import DeadlineExceeded
 

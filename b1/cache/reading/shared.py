@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
-from b1.cache.codec import Broken, Head
 from b1.cache.counts import Counts
-from b1.cache.envelopes import Envelopes
+from b1.cache.packing.codec import Broken, Head
+from b1.cache.packing.envelopes import Envelopes
 from b1.errors import StoreUnavailable
 from b1.store.base import CacheAnswer, CacheRead, CacheState, Entered
 from b1.types import VersionSource

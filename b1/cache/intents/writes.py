@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from b1.cache import intent_queries as queries
+from b1.cache.intents import queries
 from b1.db.committing import OnCommit, call_all
 from b1.errors import ConfigurationError
 

@@ -27,7 +27,7 @@ import zlib
 from hashlib import blake2b
 from typing import NamedTuple
 
-from b1.cache.zstandard import Dictionary, Unreadable, Zstd
+from b1.cache.packing.zstandard import Dictionary, Unreadable, Zstd
 
 VERSION = 1
 RAW, PACKED, COLD, EXTENDABLE = 1, 2, 4, 8

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from typing import Any
 
-from b1.cache.places import Places, Turn
-from b1.cache.reads import Read
-from b1.cache.shared import Answer
-from b1.cache.values import Value
+from b1.cache.reading.places import Places, Turn
+from b1.cache.reading.reads import Read
+from b1.cache.reading.shared import Answer
+from b1.cache.reading.values import Value
 from b1.clock import DEADLINE, Clock, remaining
 from b1.errors import DeadlineExceeded, NotReady, Overloaded
 from b1.types import Versions

@@ -4,7 +4,7 @@ An entry knows the versions of its tags when its load began. A version only grow
 it was built on is still the newest: an invalidation is one increment per tag, however many entries carry it, and what is
 stale is dropped when it is next looked at or evicted. While nothing at all was invalidated, a hit compares one number.
 
-A `bytes` value under 128 KiB lies in a segment (`b1.cache.segments`), and each hit is a copy of it. Anything else stays the
+A `bytes` value under 128 KiB lies in a segment (`b1.cache.l1.segments`); each hit is a copy. Anything else stays the
 object that it is, and a hit returns that.
 """
 
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
-from b1.cache.items import item_of, unpacked
-from b1.cache.policy import S3Fifo, cost
-from b1.cache.segments import (
+from b1.cache.l1.items import item_of, unpacked
+from b1.cache.l1.policy import S3Fifo, cost
+from b1.cache.l1.segments import (
     CHECKED,
     CHECKED_AT,
     HEADER,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from b1.cache.many import BatchLoader
 from b1.cache.names import namespace_of
 from b1.cache.options import LoadOptions, Residence
-from b1.cache.shared import store_key
+from b1.cache.reading.many import BatchLoader
+from b1.cache.reading.shared import store_key
 
 Loader = Callable[[], Awaitable[Any]]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from b1.buffers import exact
-from b1.cache.codec import RAW
+from b1.cache.packing.codec import RAW
 
 # A kept exception; no envelope has this flag, because exceptions stay in their process.
 ERROR = 256

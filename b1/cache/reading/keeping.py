@@ -6,18 +6,18 @@ import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
-from b1.cache.codec import COLD, EXTENDABLE, RAW
 from b1.cache.counts import Counts
-from b1.cache.envelopes import Envelopes
-from b1.cache.flights import Flight
-from b1.cache.l1 import L1
-from b1.cache.learning import Learning
+from b1.cache.l1.table import L1
 from b1.cache.options import CacheOptions
-from b1.cache.reads import Read
-from b1.cache.shared import Answer, Shared, State
-from b1.cache.tasks import Tasks
-from b1.cache.tiers import Heat, comes_home, extended_s, jittered, staying
-from b1.cache.values import ERROR, Meta, Value, is_kept_safely, meta_of
+from b1.cache.packing.codec import COLD, EXTENDABLE, RAW
+from b1.cache.packing.envelopes import Envelopes
+from b1.cache.reading.flights import Flight
+from b1.cache.reading.learning import Learning
+from b1.cache.reading.reads import Read
+from b1.cache.reading.shared import Answer, Shared, State
+from b1.cache.reading.tasks import Tasks
+from b1.cache.reading.tiers import Heat, comes_home, extended_s, jittered, staying
+from b1.cache.reading.values import ERROR, Meta, Value, is_kept_safely, meta_of
 from b1.clock import Clock
 from b1.types import Versions
 

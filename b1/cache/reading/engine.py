@@ -12,19 +12,19 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from b1.cache.counts import Counts
-from b1.cache.dictionaries import Dictionaries
-from b1.cache.envelopes import Envelopes
-from b1.cache.flights import Flight, Flights
-from b1.cache.keeping import Keeping, Times
-from b1.cache.l1 import L1, Found
-from b1.cache.learning import Learning
-from b1.cache.loading import Loading
+from b1.cache.l1.table import L1, Found
 from b1.cache.options import CacheOptions
-from b1.cache.places import Places, Turn
-from b1.cache.reads import Read
-from b1.cache.shared import Answer, CacheStore, Shared, State
-from b1.cache.tasks import Tasks
-from b1.cache.values import ERROR, Value
+from b1.cache.packing.dictionaries import Dictionaries
+from b1.cache.packing.envelopes import Envelopes
+from b1.cache.reading.flights import Flight, Flights
+from b1.cache.reading.keeping import Keeping, Times
+from b1.cache.reading.learning import Learning
+from b1.cache.reading.loading import Loading
+from b1.cache.reading.places import Places, Turn
+from b1.cache.reading.reads import Read
+from b1.cache.reading.shared import Answer, CacheStore, Shared, State
+from b1.cache.reading.tasks import Tasks
+from b1.cache.reading.values import ERROR, Value
 from b1.clock import Clock
 from b1.errors import DeadlineExceeded, RequestError
 from b1.types import Versions

@@ -12,8 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from b1.cache.intents.templates import (
+    Pattern,
+    Template,
+    Value,
+    Values,
+    checked_values,
+    parse_key,
+    parse_tag,
+    pattern_of,
+)
 from b1.cache.names import PREFIXES_LIMIT, checked_key, checked_tag, key_tag, organization_tag, prefix_tag
-from b1.cache.templates import Pattern, Template, Value, Values, checked_values, parse_key, parse_tag, pattern_of
 from b1.errors import ConfigurationError
 
 # Of one write. Each costs the server about a microsecond; with more, whole prefixes go instead.

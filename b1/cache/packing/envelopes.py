@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from b1.cache.codec import COLD, EXTENDABLE, PACKED, RAW, Head, Packed, open_sealed, pack, seal, unpack
-from b1.cache.dictionaries import Dictionaries
 from b1.cache.options import CacheOptions, Residence
-from b1.cache.zstandard import Zstd
+from b1.cache.packing.codec import COLD, EXTENDABLE, PACKED, RAW, Head, Packed, open_sealed, pack, seal, unpack
+from b1.cache.packing.dictionaries import Dictionaries
+from b1.cache.packing.zstandard import Zstd
 
 # Compressing this much takes about a millisecond at level 3, and ten times that at level 9.
 _LONG_BYTES, _LONG_COLD_BYTES = 128 * 1024, 16 * 1024

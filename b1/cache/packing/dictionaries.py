@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import blake2b
 
-from b1.cache.zstandard import Dictionary, Unreadable, Zstd, train
+from b1.cache.packing.zstandard import Dictionary, Unreadable, Zstd, train
 from b1.clock import Clock
 
 # What is worth a dictionary: below, the envelope is larger than what is saved; above, a value compresses by itself.

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from b1.cache.ghost import Ghost
-from b1.cache.index import ITEM_BYTES, Index
-from b1.cache.segments import (
+from b1.cache.l1.ghost import Ghost
+from b1.cache.l1.index import ITEM_BYTES, Index
+from b1.cache.l1.segments import (
     META,
     OBJECT,
     PLACE_BITS,
@@ -27,7 +27,7 @@ from b1.cache.segments import (
     key_bytes,
     segment_bytes,
 )
-from b1.cache.tenants import Tenants
+from b1.cache.l1.tenants import Tenants
 from b1.units import KIB
 
 # The small queue's part of the bytes, as a divisor.
@@ -44,7 +44,7 @@ TIDIED_PER_PUT, TIDIED_PER_SLICE = 1, 4
 
 
 class S3Fifo:
-    """The items. Not told about time or versions: see `b1.cache.l1`.
+    """The items. Not told about time or versions: see `b1.cache.l1.table`.
 
     Attributes:
         held_bytes: accounted: touched pages, keys, index, what is held beside, and the memory of evicted keys.

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from b1.cache.dictionaries import Dictionaries, id_of
-from b1.cache.envelopes import Envelopes
 from b1.cache.options import LONGEST_S
-from b1.cache.shared import Shared, State, store_key
-from b1.cache.tasks import Tasks
+from b1.cache.packing.dictionaries import Dictionaries, id_of
+from b1.cache.packing.envelopes import Envelopes
+from b1.cache.reading.shared import Shared, State, store_key
+from b1.cache.reading.tasks import Tasks
 
 _TAGS = ("\x1fd",)
 

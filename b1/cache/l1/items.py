@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from mmap import PAGESIZE
 from typing import Any
 
-from b1.cache.segments import HEADER_BYTES, META, OBJECT, VERSIONED, Item
-from b1.cache.sizes import object_bytes
+from b1.cache.l1.segments import HEADER_BYTES, META, OBJECT, VERSIONED, Item
+from b1.cache.l1.sizes import object_bytes
 from b1.types import Versions
 from b1.units import KIB
 
@@ -34,7 +34,7 @@ def item_of(
     expires_s: float,
     changes: int,
 ) -> Item:
-    """Return the item; see `b1.cache.l1.L1.put` for the arguments."""
+    """Return the item; see `b1.cache.l1.table.L1.put` for the arguments."""
     flags = beside_bytes = 0
     tags = vector = data = b""
     if versions:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from b1.cache.codec import COLD, EXTENDABLE
 from b1.cache.options import COLD_S, HOT_S, Tier
+from b1.cache.packing.codec import COLD, EXTENDABLE
 
 _WINDOW_S = 60.0
 _NAMES = 1024

@@ -1,0 +1,1 @@
+"""How values become bytes for the shared store: the envelope, compression, dictionaries."""
