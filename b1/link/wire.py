@@ -1,19 +1,21 @@
 """One open connection to Redis, used by many callers at once: commands go out in order, replies come back in order.
 
 A caller that gives up leaves its place in the queue: its reply is read and dropped, and the stream stays in step. This
-is why no caller ever touches the socket. Calls of one turn of the loop leave in one write.
+is why no caller ever touches the socket. Calls of one turn of the loop leave in one write (`b1.link.departing`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
 from hiredis import PushNotification, pack_command
 
 from b1.clock import DEADLINE, Clock
 from b1.errors import StoreUnavailable
+from b1.link.departing import Departures
 from b1.link.owner import WireEvents, WireLimits
 from b1.link.pending import Pending, Receiver, Reply, Turn
 from b1.link.replies import FAREWELLS, NOTHING_YET, REFUSED, Argument, Oversized, ReplyError, new_reader
@@ -48,12 +50,11 @@ class Wire(asyncio.Protocol):
         self._pending = Pending()
         self._replies = self._pending.replies
         self._turn: Turn | None = None
-        self._held: list[Turn] = []
+        self._departures = Departures(self._pending, self._write, clock)
         self._owed = 0
         self._heard_s = clock.monotonic()
         self._stalled_s = 0.0
         self._watch = Watch(clock, self._next_due_s, self._expire)
-        self._is_paused = False
         self._leaving: ReplyError | None = None
         self._transport: asyncio.Transport | None = None
         self._kept_alive: object = None
@@ -164,7 +165,7 @@ class Wire(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(reason)
         self._turn = None
-        self._held.clear()
+        self._departures.stop()
         self._owed = 0
         for reply in self._pending.abandon():
             reply.set_exception(StoreUnavailable("the connection to Redis ended before the answer came"))
@@ -180,17 +181,10 @@ class Wire(asyncio.Protocol):
         self._kept_alive = None
 
     def pause_writing(self) -> None:
-        self._is_paused = True
+        self._departures.pause()
 
     def resume_writing(self) -> None:
-        self._is_paused = False
-        if not self._held:
-            return
-        # Their turn may have come late: what nobody waits for any more must not take effect now.
-        held, self._held = self._held, []
-        self._pending.drop_unwanted(held)
-        for turn in held:
-            self._write(turn)
+        self._departures.resume()
 
     def data_received(self, data: bytes) -> None:
         replies, owed = self._replies, self._owed
@@ -218,6 +212,8 @@ class Wire(asyncio.Protocol):
             self.end(ConnectionError(f"the server sent what cannot be understood ({error})"))
             return
         self._heard(owed)
+        if not self._owed and self._departures.waiting:
+            self._departures.go()
 
     # The rest is bookkeeping
 
@@ -272,18 +268,19 @@ class Wire(asyncio.Protocol):
             return  # the connection ended in this very turn
         self._pending.end(turn)
         self.calls += turn.count
-        if self._is_paused:
-            self._held.append(turn)
-        else:
-            self._write(turn)
+        self._departures.add(turn, is_alone=not self._owed)
 
-    def _write(self, turn: Turn) -> None:
-        if self._transport is None or not turn.chunks:
+    def _write(self, turns: Sequence[Turn]) -> None:
+        if self._transport is None:
             return
-        self._owed += turn.count
-        self.writes += 1
-        chunks, turn.chunks = turn.chunks, []
-        self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        chunks: list[bytes] = []
+        for turn in turns:
+            self._owed += turn.count
+            chunks += turn.chunks
+            turn.chunks = []
+        if chunks:
+            self.writes += 1
+            self._transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def _next_due_s(self) -> float | None:
         due_s = self._pending.next_due_s()
