@@ -21,6 +21,7 @@ from b1.asgi.caching.conditional import judge
 from b1.asgi.caching.plan import RoutePlan
 from b1.asgi.caching.service import ResponseCache
 from b1.asgi.caching.stored import StoredAnswer, Variant
+from b1.asgi.known_heads import HEAD_BYTES, Head, KnownHeads
 from b1.asgi.limits import LimitExceeded, Limits
 from b1.asgi.options import NOTHING_DECLARED, RouteOptions
 from b1.asgi.reply import PROBLEM_TYPE, error_headers
@@ -30,7 +31,7 @@ from b1.cache.l1.table import Found
 from b1.identity import Identity
 from b1.limiter import Decision, client_address
 from b1.metrics import Metrics
-from b1.types import Headers, Principal
+from b1.types import Headers
 
 log = logging.getLogger("b1.http")
 
@@ -117,9 +118,11 @@ class Express:
         self._varies = b"vary: Origin\r\n" if b"origin" in self._unusual else b""
         self._ways: dict[bytes, Way] = {}
         self._ids = RequestIds()
+        self._heads = KnownHeads()
+        self._latest: Head | None = None
 
     def __repr__(self) -> str:
-        return f"<Express paths={len(self._ways)}>"
+        return f"<Express paths={len(self._ways)} heads={len(self._heads)}>"
 
     def answer(
         self, target: bytes, headers: Headers, client: tuple[str, int] | None, scheme: str, wait: Callable[[], Waiter]
@@ -132,6 +135,7 @@ class Express:
             scheme: of the socket; a trusted proxy's word counts more, as in the layers.
             wait: makes who is told where the store has to be asked first; that is what is returned then.
         """
+        self._latest = None
         path, _, query = target.partition(b"?")
         if len(target) > _TARGET_BYTES or b"#" in query:  # a fragment is none of the query's
             return None
@@ -141,33 +145,61 @@ class Express:
             return None
         fields = dict(headers)
         now_s = monotonic()
-        if not self._unusual.isdisjoint(fields) or not self._is_running() or not self._gate.serves(way.rank, now_s):
+        if not self._unusual.isdisjoint(fields) or not self._serves(way, now_s):
             return None
-        if self._proxy != "none":
-            scheme = _SCHEMES.get(fields.get(b"x-forwarded-proto"), scheme)
-        principal: Principal | None = None
+        said = scheme if self._proxy == "none" else _SCHEMES.get(fields.get(b"x-forwarded-proto"), scheme)
+        principal, identity_key = None, ""
         authorization = fields.get(b"authorization")
         if authorization is not None:
-            principal = self._identity.known(authorization, fields.get(b"x-organization-id"))
+            identity_key = self._identity.key_of(authorization, fields.get(b"x-organization-id"))
+            principal = self._identity.known_as(identity_key)
             if principal is None:
                 return None
         elif not plan.is_public:
             return None
-        if plan.allow is not None and (principal is None or not plan.allow(principal)):
-            return None
         name = path.decode("latin-1")
-        key = plan.key({"path": name, "query_string": query, "headers": headers, "scheme": scheme}, principal, fields)
-        asked = Asked(self, way, name, key, headers, fields, now_s, principal is not None)
+        key = plan.key({"path": name, "query_string": query, "headers": headers, "scheme": said}, principal, fields)
+        self._latest = head = Head(way, name, key, headers, fields, principal, identity_key)
+        head.scheme = scheme
+        head.peer = client[0] if client else ""
+        head.address = client_address(head.peer, headers, self._proxy)
+        return self._answer(head, now_s, wait)
+
+    def again(
+        self, data: bytes, client: tuple[str, int] | None, scheme: str, wait: Callable[[], Waiter]
+    ) -> Answer | Waiter | None:
+        """Return what `answer` would for the request that is exactly these bytes, if it is known; else None, as there."""
+        head = self._heads.find(data)
+        if head is None or head.scheme != scheme or head.peer != (client[0] if client else ""):
+            return None
+        if head.identity_key and self._identity.known_as(head.identity_key) is not head.principal:
+            self._heads.forget(data)
+            return None
+        now_s = monotonic()
+        return self._answer(head, now_s, wait) if self._serves(head.way, now_s) else None
+
+    def keep(self, data: bytes) -> None:
+        """Remember the request that was answered last: it was these bytes and no others."""
+        if self._latest is not None and len(data) <= HEAD_BYTES:
+            self._heads.keep(data, self._latest)
+
+    def _serves(self, way: Way, now_s: float) -> bool:
+        return self._is_running() and self._gate.serves(way.rank, now_s)
+
+    def _answer(self, head: Head, now_s: float, wait: Callable[[], Waiter]) -> Answer | Waiter | None:
+        plan, principal = head.way.plan, head.principal
+        if plan is None or (plan.allow is not None and (principal is None or not plan.allow(principal))):
+            return None
+        asked = Asked(self, head, now_s)
         found = asked.find()
         if found is None:
             return None
         if self._limits is None:
             return self._stored(asked, found, None)
-        address = client_address(client[0] if client else None, headers, self._proxy)
-        question = self._limits.question_of(way.options, principal, address)
+        question = self._limits.question_of(head.way.options, principal, head.address)
         if question is None:
             return None
-        decision = self._limits.decide_soon(*question, fields, asked.tell)
+        decision = self._limits.decide_soon(*question, head.fields, asked.tell)
         if decision is True:
             asked.waiter = wait()
             return asked.waiter
@@ -180,7 +212,7 @@ class Express:
             return self._stored(asked, found, decision)
         error = self._limits.refusal(decision)
         self._count(asked, error.status)
-        head, body = _refusal(error, asked.path, self._ids.of(asked.fields.get(b"x-request-id")))
+        head, body = _refusal(error, asked.head.path, self._ids.of(asked.head.fields.get(b"x-request-id")))
         return Answer(head + self._varies, body)
 
     @property
@@ -223,13 +255,13 @@ class Express:
 
     def _stored(self, asked: Asked, found: Found, decision: Decision | None) -> Answer:
         answer: StoredAnswer = found.meta
-        fields, body = asked.fields, found.value
+        fields, body = asked.head.fields, found.value
         variant = self._variant(answer, fields) or answer.identity
         status, lines = answer.status, variant.lines
         if variant.end - variant.start != len(body):
             body = body[variant.start : variant.end]
         if status == 200 and b"if-none-match" in fields:
-            status = judge(asked.headers, variant.etag, answer.modified_s)
+            status = judge(asked.head.headers, variant.etag, answer.modified_s)
             if status != 200:
                 lines, body = b"".join([b"%b: %b\r\n" % pair for pair in variant.not_modified]), b""
         now_s = self._responses.now_s()
@@ -242,41 +274,25 @@ class Express:
             parts.append(self._limits.lines(decision))
         parts += b"x-request-id: ", self._ids.of(fields.get(b"x-request-id")).encode(), b"\r\n"
         self._responses.counts.hits += 1
-        self._identity.hits += asked.has_principal
+        self._identity.hits += asked.head.principal is not None
         self._count(asked, status)
         return Answer(b"".join(parts), body)
 
     def _count(self, asked: Asked, status: int) -> None:
-        self._gate.served(asked.way.rank)
-        self._metrics.request_answered("GET", asked.way.template, status, monotonic() - asked.began_s)
+        way = asked.head.way
+        self._gate.served(way.rank)
+        self._metrics.request_answered("GET", way.template, status, monotonic() - asked.began_s)
 
 
 class Asked:
     """A request under way, until it is decided."""
 
-    __slots__ = (
-        "_changes", "_express", "_found", "_key", "began_s", "fields", "has_principal", "headers", "path", "waiter", "way",
-    )  # fmt: skip
+    __slots__ = ("_changes", "_express", "_found", "began_s", "head", "waiter")
 
-    def __init__(
-        self,
-        express: Express,
-        way: Way,
-        path: str,
-        key: str,
-        headers: Headers,
-        fields: Mapping[bytes, bytes],
-        began_s: float,
-        has_principal: bool,
-    ) -> None:
+    def __init__(self, express: Express, head: Head, began_s: float) -> None:
         self._express = express
-        self._key = key
-        self.way = way
-        self.path = path
-        self.headers = headers
-        self.fields = fields
+        self.head = head
         self.began_s = began_s
-        self.has_principal = has_principal
         self.waiter: Waiter | None = None
         self._changes = -1
         self._found: Found | None = None
@@ -286,7 +302,7 @@ class Asked:
         changes = self._express.changes
         if changes != self._changes:
             self._changes = changes
-            self._found = self._express.find(self._key, self.fields)
+            self._found = self._express.find(self.head.key, self.head.fields)
         return self._found
 
     def tell(self, decision: Decision | None) -> None:

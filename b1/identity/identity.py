@@ -89,7 +89,7 @@ class Identity:
             Unauthenticated: the token is not valid.
             Forbidden: the resolver says that this actor may not act in that organisation.
         """
-        key = _cache_key(authorization, organization)
+        key = self.key_of(authorization, organization)
         if self._cached:
             entry = self._l1.get(key)
             if entry is not None:
@@ -98,9 +98,21 @@ class Identity:
         self.misses += 1
         return await self._look_up(key, authorization, organization)
 
+    def key_of(self, authorization: bytes, organization: bytes | None) -> str:
+        """Return the name under which whoever sends these headers is known, which tells nobody what they are."""
+        digest = hashlib.blake2b(authorization, digest_size=24)
+        if organization is not None:
+            digest.update(b"\0")
+            digest.update(organization)
+        return "identity:" + digest.hexdigest()
+
     def known(self, authorization: bytes, organization: bytes | None) -> Principal | None:
         """Return who sent these headers if that is known already; nobody is looked up, and nothing is counted."""
-        entry = self._l1.get(_cache_key(authorization, organization)) if self._cached else None
+        return self.known_as(self.key_of(authorization, organization))
+
+    def known_as(self, key: str) -> Principal | None:
+        """Return who has this name (`key_of`) if that is known already; nobody is looked up, and nothing is counted."""
+        entry = self._l1.get(key) if self._cached else None
         return None if entry is None else entry.value
 
     def forget(self, actor: str) -> None:
@@ -123,14 +135,6 @@ class Identity:
             if ttl_s > 0:
                 self._l1.put(key, principal, PRINCIPAL_HELD_BYTES, ttl_s=ttl_s, versions=versions)
         return principal
-
-
-def _cache_key(authorization: bytes, organization: bytes | None) -> str:
-    digest = hashlib.blake2b(authorization, digest_size=24)
-    if organization is not None:
-        digest.update(b"\0")
-        digest.update(organization)
-    return "identity:" + digest.hexdigest()
 
 
 def _tag(actor: str) -> str:

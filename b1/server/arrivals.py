@@ -12,10 +12,17 @@ import sys
 from asyncio import BaseTransport
 from collections.abc import Callable
 from struct import Struct
+from time import monotonic
+
+from b1.admission import Arrivals
 
 # struct tcp_info (linux/tcp.h): eight bytes of flags and options, then 32 bit numbers; this is the twelfth.
 _LAST_DATA_RECV = 52
 _read = Struct("<I" if sys.byteorder == "little" else ">I").unpack_from
+
+# How often the kernel is asked while ages are small, and what is small.
+_ASK_EVERY_S = 0.001
+_YOUNG_S = 0.010
 
 AgeOf = Callable[[], float]
 
@@ -38,3 +45,18 @@ def age_reader(transport: BaseTransport) -> AgeOf | None:
         return float(_read(info, _LAST_DATA_RECV)[0]) / 1000.0 if len(info) >= _LAST_DATA_RECV + 4 else 0.0
 
     return age_s
+
+
+def arrived_s(arrivals: Arrivals, age_of: AgeOf | None) -> float:
+    """Return when the bytes in hand came, on the monotonic clock.
+
+    The kernel is asked once in a millisecond, unless the last answer was an old request: ready connections come in the
+    order in which they became ready, so what is read right after a young one is young. Asking costs 4 us.
+    """
+    now_s = monotonic()
+    if age_of is None:
+        return now_s
+    if now_s - arrivals.asked_s > _ASK_EVERY_S or arrivals.asked_age_s > _YOUNG_S:
+        arrivals.asked_s = now_s
+        arrivals.asked_age_s = age_of()
+    return now_s - arrivals.asked_age_s

@@ -132,10 +132,13 @@ class Waiting:
 
     Args:
         owner: the connection, told when that is so.
+
+    Attributes:
+        head: the request as it came, where it was not parsed.
     """
 
     __slots__ = (
-        "_owner", "arrived_s", "disconnected", "headers", "keep_alive", "more_body", "response_complete", "url",
+        "_owner", "arrived_s", "disconnected", "head", "headers", "keep_alive", "more_body", "response_complete", "url",
     )  # fmt: skip
 
     response_started = False
@@ -145,6 +148,7 @@ class Waiting:
         self._owner = owner
         self.url = url
         self.headers = headers
+        self.head: bytes | None = None
         self.arrived_s = arrived_s
         self.response_complete = self.disconnected = False
         self.keep_alive = self.more_body = True

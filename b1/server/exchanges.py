@@ -22,6 +22,7 @@ from b1.admission import ARRIVED_KEY, LINE_KEY, Line
 from b1.asgi.express import EXPRESS_STATE, Answer, Express
 from b1.asgi.middleware.limiter import DECIDED
 from b1.server.cycle import ANSWERED, B1Cycle, Waiting
+from b1.server.heads import parsed_head
 
 log = logging.getLogger("b1.server")
 
@@ -49,11 +50,13 @@ class Exchanges(HttpToolsProtocol):
         self._context = copy_context()
         self._idle_since_s: float | None = None
         self._looks_idle_at_s = 0.0
+        self._messages = 0
 
     # From the parser
 
     def on_message_begin(self) -> None:
         """Forget the request before; a scope is made when somebody wants one."""
+        self._messages += 1
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -102,6 +105,40 @@ class Exchanges(HttpToolsProtocol):
             return False
         return parser.get_http_version() == "1.1" and parser.should_keep_alive()
 
+    def begin_again(self, data: bytes, arrived_s: float) -> bool:
+        """Answer a request whose head came before, byte for byte, without parsing it; say whether that was possible.
+
+        Args:
+            data: the whole request, between two others.
+        """
+        express, cycle = self._express, self.cycle
+        if express is None or self.transport.is_closing() or self.pipeline or self.flow.write_paused:
+            return False
+        if cycle is not None and (not cycle.response_complete or cycle.more_body):
+            return False
+        self._came_s = arrived_s
+        try:
+            answer = express.again(data, self.client, self.scheme or "http", self._wait)
+        except Exception:  # as in `begin_request`
+            log.warning("the short way failed", exc_info=True)
+            return False
+        if type(answer) is Answer:
+            self._send_at_once(answer)
+            self.cycle = ANSWERED
+            self.on_response_complete()
+            return True
+        if answer is None:
+            return False
+        waiting = cast("Waiting", answer)
+        waiting.head, waiting.more_body = data, False
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Keep what was found out about a request that was these bytes, if it went the short way."""
+        cycle = cast("Any", self.cycle)
+        if self._express is not None and (cycle is ANSWERED or type(cycle) is Waiting):
+            self._express.keep(data)
+
     def _wait(self) -> Waiting:
         waiting = Waiting(self, self.url, self.headers, self._came_s)
         self.cycle = cast("Any", waiting)
@@ -115,7 +152,8 @@ class Exchanges(HttpToolsProtocol):
             self._send_at_once(answer, is_last=not waiting.keep_alive)
             self.on_response_complete()
             return
-        scope = self._make_scope(waiting.url, waiting.headers, waiting.arrived_s, "GET", "1.1")
+        url, headers = (waiting.url, waiting.headers) if waiting.head is None else parsed_head(waiting.head)
+        scope = self._make_scope(url, headers, waiting.arrived_s, "GET", "1.1")
         if decision is not None:
             scope[DECIDED] = decision
         cycle = self._make_cycle(scope, waiting.keep_alive)

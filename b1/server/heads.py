@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import httptools
+
 from b1.errors import HeadersTooLarge, MalformedRequest
 from b1.units import format_bytes
 
@@ -51,3 +53,24 @@ def check_head(url: bytes, hosts: int, version: str) -> None:
         raise MalformedRequest("a request has exactly one Host header")
     if b"%" in url and _CONTROL.search(url.partition(b"?")[0]):
         raise MalformedRequest("the path contains control characters")
+
+
+def parsed_head(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return target and fields of a whole head that was parsed before."""
+    parts = _Parts()
+    httptools.HttpRequestParser(parts).feed_data(data)
+    return parts.url, parts.headers
+
+
+class _Parts:
+    """What the parser finds."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))

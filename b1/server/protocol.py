@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import httptools
@@ -21,7 +20,7 @@ from uvicorn.server import ServerState
 
 from b1.admission import ARRIVALS_STATE, Arrivals, Line
 from b1.errors import BodyTooSlow, MalformedRequest, RequestError
-from b1.server.arrivals import AgeOf, age_reader
+from b1.server.arrivals import AgeOf, age_reader, arrived_s
 from b1.server.exchanges import Exchanges
 from b1.server.heads import HeadLimits, check_head, head_bytes
 from b1.server.pace import PaceLimits
@@ -34,11 +33,6 @@ PIPELINE_LIMIT = 64
 # connection and the client would never see the answer.
 DROP_LIMIT_BYTES = 2 * 1024 * 1024
 DROP_LIMIT_S = 2.0
-
-# How often the kernel is asked for ages while they are small, and what is small.
-ASK_EVERY_S = 0.001
-YOUNG_S = 0.010
-
 
 _USUAL_PACE = PaceLimits()
 
@@ -124,6 +118,18 @@ class B1Protocol(Exchanges):
             return
         self._arrivals.events += 1
         self._unset_keepalive_if_required()
+        is_whole = (
+            self._express is not None
+            and not self._is_head_open
+            and not self._pending_bytes
+            and data.endswith(b"\r\n\r\n")
+        )
+        if is_whole:
+            if self.begin_again(data, arrived_s(self._arrivals, self._age_of)):
+                if self._timer is not None:
+                    self._stop_timer()
+                return
+            messages = self._messages
         self._has_advanced = False
         self._piece_bytes = len(data)
         try:
@@ -138,6 +144,8 @@ class B1Protocol(Exchanges):
             elif self.cycle.more_body and self.cycle is not self._awaited:
                 self._awaited = self.cycle
                 self._watch().body_begins(self.cycle)
+            if is_whole and self._messages == messages + 1:
+                self._learn(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -204,23 +212,9 @@ class B1Protocol(Exchanges):
             check_head(self.url, self._hosts, self.parser.get_http_version())
         if len(self.pipeline) >= PIPELINE_LIMIT:
             raise MalformedRequest("too many requests wait on this connection")
-        self.begin_request(self._arrived_s())
+        self.begin_request(arrived_s(self._arrivals, self._age_of))
         self._is_head_open = False
         self._pending_bytes = 0
-
-    def _arrived_s(self) -> float:
-        """Return when the bytes in hand came, on the monotonic clock.
-
-        The kernel is asked once in a millisecond, unless the last answer was an old request: ready connections come in the
-        order in which they became ready, so what is read right after a young one is young. Asking costs 4 us.
-        """
-        now_s, arrivals = monotonic(), self._arrivals
-        if self._age_of is None:
-            return now_s
-        if now_s - arrivals.asked_s > ASK_EVERY_S or arrivals.asked_age_s > YOUNG_S:
-            arrivals.asked_s = now_s
-            arrivals.asked_age_s = self._age_of()
-        return now_s - arrivals.asked_age_s
 
     def on_body(self, body: bytes) -> None:
         self._has_advanced = True

@@ -1,0 +1,218 @@
+"""Heads that came before are answered without the parser: the same answers and counts, and only while all of it holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import Request
+
+from b1.asgi.express import Express, Way
+from b1.asgi.known_heads import Head, KnownHeads
+from b1.asgi.options import NOTHING_DECLARED
+from b1.limiter.policy import scaled
+from b1.types import Principal
+from tests.asgi.test_express import Line, Site, bare, running, warm
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def site(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Site]:
+    environment = {"REDIS_URL": redis_url} if request.param == "redis" else {}
+
+    def prepare(site: Site) -> None:
+        @site.app.post("/echo")
+        async def echo(request: Request) -> int:
+            return len(await request.body())
+
+        @site.app.get("/fields")
+        @site.b1.cached(ttl_s=60)
+        async def fields(request: Request) -> dict[str, str]:
+            return dict(request.headers)
+
+    async with running(prepare, **environment) as site:
+        yield site
+
+
+async def known(site: Site, *requests: bytes) -> Line:
+    """Return a connection on which these heads need no parser any more."""
+    await warm(site, *requests)
+    line = site.line()
+    for request in requests * 2:
+        await line.ask(request)
+    parsed = line.protocol._messages
+    for request in requests:
+        await line.ask(request)
+    assert line.protocol._messages == parsed
+    return line
+
+
+@pytest.mark.parametrize("path", ["/text?a=1", "/open", "/things/7", "/managers", "/fields"])
+async def test_a_head_that_came_before_is_answered_as_it_was_without_the_parser(site: Site, path: str) -> None:
+    role = "MANAGER" if path == "/managers" else "MEMBER"
+    request = bare(path) if path == "/open" else site.get(path, "accept: */*", role=role)
+    line = await known(site, request)
+    (layers,) = await site.line(is_short=False).ask(request)
+    parsed, tasks = line.protocol._messages, line.tasks
+    answers = [(await line.ask(request))[0] for _ in range(3)]
+    assert [answer.lasting for answer in answers] == [layers.lasting] * 3
+    assert [answer.names for answer in answers] == [layers.names] * 3
+    assert (line.protocol._messages, line.tasks) == (parsed, tasks)
+    assert len({answer.fields[b"x-request-id"] for answer in answers}) == 3
+    left = [int(answer.fields[b"x-ratelimit-remaining"]) for answer in (layers, *answers)]
+    assert left == list(range(left[0], left[0] - 4, -1))
+
+
+async def test_who_is_refused_by_a_limit_is_refused_in_the_same_words(site: Site) -> None:
+    request = site.get("/few", actor="eve")
+    await warm(site, site.get("/few", actor="ann"))  # another actor of the same organisation spends the warming
+    line = site.line()
+    answers = [(await line.ask(request))[0] for _ in range(7)]
+    assert [answer.status for answer in answers] == [200] * 5 + [429] * 2
+    (layers,) = await site.line(is_short=False).ask(request)
+    (again,) = await line.ask(request)
+    assert again.lasting == layers.lasting
+
+
+async def test_an_actor_who_was_forgotten_is_looked_up_again(site: Site) -> None:
+    request = site.get("/text", actor="joe")
+    line = await known(site, request)
+    parsed = line.protocol._messages
+    identity = site.b1.runtime.identity
+    misses = identity.misses
+    identity.forget("joe")
+    (answer,) = await line.ask(request)
+    assert (answer.status, identity.misses) == (200, misses + 1)
+    assert line.protocol._messages == parsed + 1
+
+
+async def test_what_was_invalidated_is_not_served_to_a_known_head(site: Site) -> None:
+    request = site.get("/text")
+    line = await known(site, request)
+    (before,) = await line.ask(request)
+    await site.b1.cache.invalidate(tags=["texts"])
+    (after,) = await line.ask(request)
+    assert before.body != after.body
+    assert b"hit" not in after.fields[b"cache-status"]
+
+
+async def test_another_table_of_limits_holds_from_the_next_request_on(site: Site) -> None:
+    request = site.get("/text")
+    line = await known(site, request)
+    limiter = site.b1.runtime.limiter
+    (before,) = await line.ask(request)
+    limiter.replace(scaled(limiter.table, 2))
+    (after,) = await line.ask(request)
+    assert int(after.fields[b"x-ratelimit-limit"]) == 2 * int(before.fields[b"x-ratelimit-limit"])
+
+
+async def test_a_body_that_looks_like_a_known_head_is_a_body(site: Site) -> None:
+    request = site.get("/text")
+    line = await known(site, request)
+    token = request.split(b"authorization: ")[1].split(b"\r\n")[0].decode()
+    head = bare("/echo", f"authorization: {token}", f"content-length: {len(request)}", method="POST")
+    written = len(line.transport.written)
+    line.protocol.data_received(head)
+    (answer,) = await line.ask(request)
+    assert (answer.status, answer.body) == (200, str(len(request)).encode())
+    assert bytes(line.transport.written[written:]).count(b"HTTP/1.1 ") == 1
+
+
+async def test_known_heads_in_one_piece_or_in_two_are_each_answered_once_and_in_order(site: Site) -> None:
+    first, second = site.get("/text"), site.get("/things/3")
+    line = await known(site, first, second)
+    answers = await line.ask(first, second, first)
+    assert [b"run" in answer.body for answer in answers] == [True] * 3
+    assert [b"number" in answer.body for answer in answers] == [False, True, False]
+    line.protocol.data_received(first[:20])
+    (answer,) = await line.ask(first[20:])
+    assert answer.status == 200
+    line.protocol.data_received(first[:-4])
+    (answer,) = await line.ask(b"\r\n\r\n")
+    assert answer.status == 200
+
+
+async def test_a_known_head_waits_for_the_answer_before_it(site: Site) -> None:
+    slow, quick = site.get("/plain"), site.get("/text")
+    line = await known(site, quick)
+    written = len(line.transport.written)
+    line.protocol.data_received(slow)
+    line.protocol.data_received(quick)
+    answers = await line.ask()
+    while len(answers) < 2:
+        answers = line._answers(written)
+        await _turn()
+    assert [b"plain" in answer.body for answer in answers] == [True, False]
+
+
+async def test_where_the_store_cannot_decide_the_layers_get_the_whole_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = site.get("/fields", "x-request-id: abcdefgh-1", "accept: text/x-mine")
+    line = await known(site, request)
+    parsed = line.protocol._messages
+
+    def silent(names: Any, caller: Any, fields: Any, tell: Any) -> bool:
+        from asyncio import get_running_loop
+
+        get_running_loop().call_soon(tell, None)
+        return True
+
+    monkeypatch.setattr(site.b1.runtime.limits, "decide_soon", silent)
+    (answer,) = await line.ask(request)
+    assert (answer.status, answer.fields[b"x-request-id"]) == (200, b"abcdefgh-1")
+    assert line.protocol._messages == parsed
+    assert line.tasks >= 1
+
+
+async def test_the_answer_that_says_it_is_the_last_ends_the_connection(site: Site) -> None:
+    request = site.get("/text")
+    line = await known(site, request)
+    line.server_state.default_headers = [(b"connection", b"close")]
+    (answer,) = await line.ask(request)
+    assert answer.fields[b"connection"] == b"close"
+    assert line.transport.is_closing()
+
+
+async def test_a_head_is_known_to_the_address_that_sent_it(site: Site) -> None:
+    request = site.get("/text")
+    await known(site, request)
+    other = site.line()
+    other.protocol.client = ("198.51.100.9", 1)
+    (answer,) = await other.ask(request)
+    assert (answer.status, other.protocol._messages) == (200, 1)
+
+
+async def test_no_token_is_kept(site: Site) -> None:
+    request = site.get("/text", "cookie: session=secret")
+    await known(site, request)
+    express: Express = site.state["b1.express"]
+    (head,) = express._heads._heads.values()
+    kept = [*head.fields.items(), *head.headers, *express._heads._heads]
+    assert b"host" in head.fields
+    assert not any(secret in repr(kept) for secret in ("Bearer", "session", "secret"))
+
+
+def test_heads_that_differ_each_time_are_not_kept_and_the_table_is_bounded() -> None:
+    heads = KnownHeads()
+    for number in range(5000):
+        heads.keep(b"%d" % number, _head())
+    assert len(heads) == 0
+    for number in range(1000):
+        heads.keep(b"twice %d" % number, _head())
+        heads.keep(b"twice %d" % number, _head())
+    assert len(heads) == 512
+    assert heads.find(b"twice 0") is None
+    assert heads.find(b"twice 999") is not None
+    heads.forget(b"twice 999")
+    assert heads.find(b"twice 999") is None
+
+
+def _head() -> Head:
+    return Head(Way(None, NOTHING_DECLARED, "", 0), "/", "key", [], {}, Principal("ann"), "identity:1")
+
+
+async def _turn() -> None:
+    from asyncio import sleep
+
+    await sleep(0.001)
