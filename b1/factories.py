@@ -302,7 +302,7 @@ def make_store(settings: Settings, plan: Plan, link: Link | None, clock: Clock) 
     redis = RedisStore(link, settings.namespace or "default", clock=clock, away_limit_s=plan.cache_away_s)
     if settings.enable_caching:
         redis.keep_mirror(heartbeat_s=plan.cache_heartbeat_s)
-    return FallbackStore(redis, memory, clock, instances=settings.instances)
+    return FallbackStore(redis, memory, clock, instances=settings.instances, ahead=settings.limit_ahead / 100)
 
 
 def make_idempotency(

@@ -118,9 +118,8 @@ class Runtime:
             is_lagging=self.loop.is_lagging,
         )
         callers = CallerLists(allow=settings.limit_allow, deny=settings.limit_deny)
-        self.limiter = Limiter(
-            self.store, scaled(policies, settings.limit_scale), options=LimiterOptions(callers=callers)
-        )
+        options = LimiterOptions(callers=callers, is_ahead=settings.limit_ahead > 0)
+        self.limiter = Limiter(self.store, scaled(policies, settings.limit_scale), options=options)
         self.limits = Limits(
             self.limiter,
             self.metrics,

@@ -30,6 +30,10 @@ from b1.units import (
 SECRET_MINIMUM = 32
 
 
+# A quarter: beyond it the bound that several processes keep together says little.
+_MOST_AHEAD = 25
+
+
 class Secret:
     """A secret text that never shows itself: not in repr, not in str, not in a traceback's locals."""
 
@@ -82,6 +86,16 @@ def _proxy(value: str) -> str:
     if value not in ("azure", "none") and not value.isdigit():
         raise ValueError("azure, none, or the number of trusted proxies")
     return value
+
+
+def _ahead(value: str) -> float:
+    try:
+        percent = float(value.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= _MOST_AHEAD:
+        raise ValueError(f"a percentage from 0 to {_MOST_AHEAD}")
+    return percent
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -204,6 +218,12 @@ class Settings:
     )
     demo: bool = _setting("B1_DEMO", parse_switch, False, "seed the demo data")
     limit_scale: float = _setting("B1_LIMIT_SCALE", parse_positive, 1.0, "multiplies every quota; for load tests only")
+    limit_ahead: float = _setting(
+        "B1_LIMIT_AHEAD",
+        _ahead,
+        0.0,
+        "percent of a quota that a process may spend before Redis has confirmed it, up to 25; 0: Redis is asked first",
+    )
     ratelimit_headers: str = _setting(
         "B1_RATELIMIT_HEADERS",
         one_of("draft-11", "pr166", "legacy", "off"),

@@ -33,12 +33,14 @@ class LimiterOptions:
         callers: who is never limited, and who is never let in.
         denied_kept: callers who are shut out and refused without asking the store.
         confirm_ms: how long the store's word about one of them is taken; another process may have pardoned it.
+        is_ahead: have a store that can decide without waiting for its server; see `b1.store.ahead`.
     """
 
     penalties: PenaltyRule | None = field(default_factory=PenaltyRule)
     callers: CallerLists = NOBODY
     denied_kept: int = 4096
     confirm_ms: int = 5000
+    is_ahead: bool = False
 
 
 class Gate:

@@ -24,6 +24,7 @@ from b1.store.terms import Terms
 from b1.units import MIB
 
 _LOCAL_BYTES = 2 * MIB
+SpendAhead = Callable[[Sequence[Charge], Terms], Spent | None]
 SpendSoon = Callable[[Sequence[Charge], Terms, Callable[[Spent | None], None]], bool]
 
 
@@ -55,6 +56,7 @@ class Limiter:
         memory = store if isinstance(store, MemoryStore) else None
         self._spend_now = memory.spend_now if memory is not None else None
         self._spend_soon: SpendSoon | None = getattr(store, "spend_soon", None)
+        self._spend_ahead: SpendAhead | None = getattr(store, "spend_ahead", None) if options.is_ahead else None
         monotonic = (clock or SystemClock()).monotonic
         now_ms = memory.now_ms if memory is not None else lambda: int(monotonic() * 1000)
         self._gate = Gate(store, options, now_ms)
@@ -165,13 +167,16 @@ class Limiter:
         Raises:
             ConfigurationError, ValueError: as `check`.
         """
-        if self._spend_now is None:
+        if self._spend_now is None and self._spend_ahead is None:
             return self._refused(caller, blame) if self._denied or self._gate.has_lists else None
         begun = self._begin(names, caller, cost, blame, request, fields, holder)
         if isinstance(begun, Decision):
             return begun
         bill, terms = begun
-        return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", blame, fields)
+        if self._spend_now is not None:
+            return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", blame, fields)
+        ahead = self._spend_ahead(bill.charges, terms) if self._spend_ahead is not None else None
+        return None if ahead is None else self._decide(bill, ahead, caller, "redis", blame, fields)
 
     def check_soon(
         self, names: Sequence[str], caller: Caller, fields: Fields, tell: Callable[[Decision | None], None]
@@ -191,6 +196,8 @@ class Limiter:
         bill, terms = begun
         if self._spend_now is not None:
             return self._decide(bill, self._spend_now(bill.charges, terms=terms), caller, "memory", "caller", fields)
+        if self._spend_ahead is not None and (ahead := self._spend_ahead(bill.charges, terms)) is not None:
+            return self._decide(bill, ahead, caller, "redis", "caller", fields)
         if self._spend_soon is None:
             return False
 

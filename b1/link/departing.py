@@ -2,7 +2,7 @@
 
 While one write is unanswered the calls of later turns gather, and leave together when its last reply is in, or after a
 millisecond. Writing, and reading what comes of it, costs more than what is written, above all under TLS: so a busy process
-pays once for several callers. A call that finds nobody on the way never waits.
+pays once for several callers. A call that finds nobody on the way never waits, unless nobody waits for its reply.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from b1.link.pending import Pending, Turn
 
 # The least that the loop's timers can tell.
 GATHER_S = 0.001
+# Calls whose reply nobody waits for gather for longer; what is lost with a killed process is of this time.
+PATIENT_S = 0.004
+_FULL = 128
 
 
 class Departures:
@@ -22,17 +25,34 @@ class Departures:
 
     Args:
         send: writes turns, in this order.
+
+    Attributes:
+        has_urgent: somebody waits for a reply to what waits here.
     """
 
-    __slots__ = ("_clock", "_is_paused", "_loop", "_pending", "_send", "_timer", "waiting")
+    __slots__ = (
+        "_calls",
+        "_clock",
+        "_due_s",
+        "_is_paused",
+        "_loop",
+        "_pending",
+        "_send",
+        "_timer",
+        "has_urgent",
+        "waiting",
+    )
 
     def __init__(self, pending: Pending, send: Callable[[Sequence[Turn]], None], clock: Clock) -> None:
         self.waiting: list[Turn] = []
+        self.has_urgent = False
         self._pending = pending
         self._send = send
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._is_paused = False
+        self._calls = 0
+        self._due_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -44,18 +64,26 @@ class Departures:
         Args:
             is_alone: nothing that was sent is unanswered.
         """
-        if is_alone and not self._is_paused:
+        is_patient = turn.is_patient
+        if is_alone and not is_patient and not self.waiting and not self._is_paused:
             self._send((turn,))
             return
         self.waiting.append(turn)
-        if self._timer is None and not self._is_paused:
-            self._timer = self._loop.call_later(GATHER_S, self._look)
+        self._calls += turn.count
+        self.has_urgent |= not is_patient
+        if self._is_paused:
+            return
+        if self._calls >= _FULL or (is_alone and not is_patient):
+            self.go()
+        else:
+            self._mind(turn.since_s, PATIENT_S if is_patient else GATHER_S)
 
     def go(self) -> None:
-        """Send whatever waits: all replies are in."""
+        """Send whatever waits."""
         if not self.waiting or self._is_paused:
             return
         turns, self.waiting = self.waiting, []
+        self.has_urgent, self._calls = False, 0
         now_s = self._clock.monotonic()
         for turn in turns:
             turn.since_s = now_s  # what the server said before it is asked proves nothing about its answer
@@ -78,12 +106,24 @@ class Departures:
             self._timer.cancel()
             self._timer = None
 
+    def _mind(self, since_s: float, wait_s: float) -> None:
+        """See to it that somebody looks in time. A timer that is set stays: it may come early for those who came late."""
+        due_s = since_s + wait_s
+        if self._timer is not None:
+            if self._due_s <= due_s:
+                return
+            self._timer.cancel()
+        self._due_s = due_s
+        self._timer = self._loop.call_later(wait_s, self._look)
+
     def _look(self) -> None:
-        """Send who has waited for long enough. The timer is not set for each turn, and so may come early for some."""
+        """Send who has waited for long enough."""
         self._timer = None
         if not self.waiting or self._is_paused:
             return
-        if self._clock.monotonic() - self.waiting[0].since_s >= GATHER_S / 2:
+        now_s, since_s = self._clock.monotonic(), self.waiting[0].since_s
+        wait_s = GATHER_S if self.has_urgent else PATIENT_S
+        if now_s - since_s >= wait_s / 2:
             self.go()
         else:
-            self._timer = self._loop.call_later(GATHER_S, self._look)
+            self._mind(now_s, wait_s)

@@ -183,10 +183,13 @@ class Link:
         """Return a registered script's call as it is sent, for those who ask the same again and again."""
         return pack(("EVALSHA", self._dialler.scripts[name][0], len(keys), *keys, *arguments))
 
-    def post(self, packed: bytes, reply: Receiver) -> None:
+    def post(self, packed: bytes, reply: Receiver, *, is_patient: bool = False) -> None:
         """Send what `packed` returned; `reply` is told what comes of it, in the call that reads the answer.
 
         A server that lost the script is not given it again; call `script` then.
+
+        Args:
+            is_patient: nobody waits for the answer; some of these are sent together.
 
         Raises:
             Oversized, StoreUnavailable: as `call`; then `reply` is told nothing.
@@ -196,7 +199,7 @@ class Link:
         try:
             if wire is None:
                 raise StoreUnavailable(f"Redis at {self._dialler.address} is {self._keeper.state}")
-            wire.post(packed, reply)
+            wire.post(packed, reply, is_patient=is_patient)
         except StoreUnavailable:
             self._failures += 1
             raise

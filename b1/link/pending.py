@@ -39,9 +39,10 @@ class Turn:
         size: its bytes.
         is_open: the loop is still in this turn.
         is_overdue: its callers have been told.
+        is_patient: nobody waits for a reply.
     """
 
-    __slots__ = ("chunks", "count", "due_s", "is_open", "is_overdue", "since_s", "size")
+    __slots__ = ("chunks", "count", "due_s", "is_open", "is_overdue", "is_patient", "since_s", "size")
 
     def __init__(self, since_s: float, due_s: float) -> None:
         self.since_s = since_s
@@ -51,6 +52,7 @@ class Turn:
         self.size = 0
         self.is_open = True
         self.is_overdue = False
+        self.is_patient = True
 
 
 class Pending:

@@ -109,8 +109,11 @@ class Wire(asyncio.Protocol):
         self.post(pack(command), reply)
         return reply
 
-    def post(self, packed: bytes, reply: Receiver) -> None:
+    def post(self, packed: bytes, reply: Receiver, *, is_patient: bool = False) -> None:
         """Queue a command that was packed and may share a connection; `reply` is told what comes of it.
+
+        Args:
+            is_patient: nobody waits for it: it may leave some milliseconds later, together with others.
 
         Raises:
             StoreUnavailable: the connection is over, silent or full, or the command is too large; nothing was sent.
@@ -126,6 +129,7 @@ class Wire(asyncio.Protocol):
         turn = self._turn
         if turn is None:
             turn = self._begin_turn()
+        turn.is_patient &= is_patient
         turn.chunks.append(packed)
         turn.size += size
         pending.held_bytes += size
@@ -212,13 +216,14 @@ class Wire(asyncio.Protocol):
             self.end(ConnectionError(f"the server sent what cannot be understood ({error})"))
             return
         self._heard(owed)
-        if not self._owed and self._departures.waiting:
+        if not self._owed and self._departures.has_urgent:
             self._departures.go()
 
     # The rest is bookkeeping
 
     def _queue(self, packed: bytes) -> Reply:
         turn = self._turn or self._begin_turn()
+        turn.is_patient = False
         turn.chunks.append(packed)
         turn.size += len(packed)
         self._pending.held_bytes += len(packed)

@@ -18,7 +18,7 @@ from b1.store.shelf import OVERFLOW_WINDOWS as OVERFLOW_WINDOWS
 from b1.store.window import COUNTERS, FIRST, IS_MIRROR, TOTAL, WINDOW_MS, Part, Window
 
 # The oldest counters may have left the window in Redis already, whose counters begin at other moments.
-_LIVELY_COUNTERS = 57
+LIVELY_COUNTERS = 57
 # A named tuple made by its own constructor costs twice as much, and several are made for every request.
 _new = tuple.__new__
 
@@ -218,7 +218,7 @@ class Windows:
         if window[WINDOW_MS] != charge.window_ms:
             window.restart(charge.window_ms)
         window.advance(now_ms)
-        if used == spent and window.total_since(now_ms * 60 // window[WINDOW_MS] - _LIVELY_COUNTERS):
+        if used == spent and window.total_since(now_ms * 60 // window[WINDOW_MS] - LIVELY_COUNTERS):
             self.owed[key] = None
         elif key not in self.owed:
             window.is_mirror = True
@@ -227,7 +227,7 @@ class Windows:
         missing = max(spent, used - window[TOTAL])
         if missing:
             window.add(missing, now_ms, may_grow=self.shelf.may_grow)
-        self._recount(window, before)
+        self.recount(window, before)
 
     def owe_all(self) -> None:
         """Redis may have lost its data: all that is mirrored is owed."""
@@ -292,7 +292,7 @@ class Windows:
             self.owed[key] = None
         else:
             window.merge(counters)
-        self._recount(window, before)
+        self.recount(window, before)
         return rest
 
     def restore(self, rows: list[tuple[str, int, array[int], int]], now_ms: int) -> bool:
@@ -316,7 +316,7 @@ class Windows:
             window.open_seam(now_ms)
             self.owed[charge.key] = None
         window.add(charge.cost, now_ms, may_grow=self.shelf.may_grow)
-        self._recount(window, before)
+        self.recount(window, before)
         if self.news is not None:
             self._note(self.news, charge, charge.key if is_own else self.shelf.home_of(charge.key), now_ms)
         return window
@@ -334,7 +334,8 @@ class Windows:
     def _take_back(self, window: Window, units: int) -> None:
         before = len(window)
         window.take_back(units)
-        self._recount(window, before)
+        self.recount(window, before)
 
-    def _recount(self, window: Window, before: int) -> None:
+    def recount(self, window: Window, before: int) -> None:
+        """Account for a window that had `before` numbers."""
         self.shelf.held_bytes += (len(window) - before) * (COUNTER_BYTES // 2)
