@@ -21,8 +21,9 @@ help:
 run: $(CAN_RUN)
 	@exec $(BIN)/b1 dev
 
+# Three processes share the files (tests/parallel.py): they wait half of the time. ARGS='-n 0 tests/db' runs a folder in one.
 test: $(CAN_TEST)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 check: $(CAN_TEST)
 	@$(SAY) 'lint' && $(BIN)/ruff check .

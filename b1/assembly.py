@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from b1.asgi import stack
-from b1.asgi.caching.surrogate import surrogate_keys
+from b1.asgi.caching.signatures import require_seen
+from b1.asgi.caching.surrogate import purged_keys
 from b1.asgi.caching.warming import AnswerWarmer
 from b1.asgi.context import RequestContext
 from b1.asgi.endpoints.cache_stats import cache_stats
@@ -100,6 +101,7 @@ def build_stack(runtime: Runtime, routed: Any, inner: ASGIApp) -> ASGIApp:
         layers.append(("idempotency", keyed))
     if settings.enable_caching:
         runtime.responses.prepare(routes.declarations())
+        require_seen(routed, runtime.responses.options)
         layers.append(("cache", partial(_cache_layer, runtime=runtime, routed=routed, routes=routes)))
     return stack.build(inner, layers)
 
@@ -181,7 +183,7 @@ def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
         runtime.store.versions,
         runtime.clock,
         shared=runtime.cache.shared,
-        purge=Purge(runtime.purge, surrogate_keys) if runtime.purge is not None else None,
+        purge=Purge(runtime.purge, purged_keys) if runtime.purge is not None else None,
         is_shared=lambda: runtime.store.mode != "local",
     )
     return {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from b1.admission import AdmissionOptions, Gate
 from b1.alerts import AlertOptions, Alerts
 from b1.asgi.caching.options import ResponseCacheOptions
-from b1.asgi.caching.surrogate import surrogate_keys
+from b1.asgi.caching.surrogate import purged_keys
 from b1.asgi.context import current_organization
 from b1.asgi.running import running_request
 from b1.cache import L1, Cache, Checker, IntentOptions, Intents, Rules, Warming, WarmingOptions, Warmups
@@ -26,7 +26,7 @@ from b1.host import Host
 from b1.idempotency import Idempotency, ServiceOptions, SpoolOptions
 from b1.identity import Credentials, Resolver, Tokens
 from b1.plan import WATERMARKS, Plan, memory_wish, state_dir
-from b1.purge import Adapter, PurgeQueue
+from b1.purge import Adapter, Following, PurgeQueue
 from b1.settings import Secret, Settings
 from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
@@ -249,7 +249,7 @@ def make_intents(
         database=database,
         is_shared=lambda: store.mode != "local",
         purge=purge,
-        surrogates=surrogate_keys,
+        surrogates=purged_keys,
         options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
     )
 
@@ -275,6 +275,10 @@ def make_purge(adapter: Adapter, alerts: Alerts, clock: Clock) -> PurgeQueue:
             alerts.resolve("B1PurgeFailing")
 
     return PurgeQueue(adapter, clock, on_trouble=tell)
+
+
+def make_following(purge: PurgeQueue | None, store: PassingStore) -> Following | None:
+    return None if purge is None else Following(purge, purged_keys, is_shared=lambda: store.mode != "local")
 
 
 def make_link(settings: Settings, plan: Plan) -> Link | None:

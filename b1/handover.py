@@ -52,6 +52,7 @@ class HandOver:
         self._warming = warming
         self._leaving: asyncio.Task[None] | None = None
         self.succession: Succession | None = None
+        store.tell_through(lambda: self.has_heir, self._tell)
 
     def __repr__(self) -> str:
         return f"<HandOver {self.succession!r}>"
@@ -66,6 +67,9 @@ class HandOver:
         """Whether a successor is on its way: what it needs of memory and core is about to be free again."""
         return self.succession is not None and self.succession.has_heir
 
+    def _tell(self, data: bytes) -> bool:
+        return self.succession is not None and self.succession.tell(data)
+
     async def predecessor_gone(self) -> None:
         """Wait until the predecessor's process has ended. Bounded."""
         if self.succession is not None:
@@ -76,6 +80,7 @@ class HandOver:
         succession = self.succession
         if succession is None:
             return
+        succession.listen(self._store.hear)
         was_gone = succession.is_predecessor_gone
         await self._absorb(await succession.inherit())
         if not succession.is_successor:

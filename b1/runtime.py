@@ -164,6 +164,7 @@ class Runtime:
         self.governor.register(self.l1)
         self.governor.on_level(lambda _, level, __: self.l1.set_level(level))
         self.purge = factories.make_purge(purge, self.alerts, clock) if purge is not None else None
+        self.following = factories.make_following(self.purge, self.store)
         self.responses = ResponseCache(
             self.l1,
             clock,
@@ -180,6 +181,7 @@ class Runtime:
             must_not_wait=factories.lease_check(self.database),
             is_saturated=factories.saturation_check(self.database),
             background=factories.background(self.database),
+            purging=self.following,
         )
         self.intents = factories.make_intents(rules, self.cache, self.store, self.database, self.purge, clock)
         self.checker = factories.make_checker(self.cache, self.store, self.database, clock)
@@ -207,6 +209,8 @@ class Runtime:
         await self.intents.start()
         if self.purge is not None:
             await self.purge.start()
+        if self.following is not None:
+            await self.following.start()
         await self.intents.caught_up(CATCHING_UP_LIMIT_S)
 
     def mark_ready(self) -> None:
@@ -254,6 +258,8 @@ class Runtime:
         await self.checker.aclose()
         await self.intents.aclose()
         await self.cache.aclose()
+        if self.following is not None:
+            await self.following.aclose()
         if self.purge is not None:
             await self.purge.aclose()
         await self.governor.aclose()

@@ -68,6 +68,14 @@ class Succession(Protocol):
         """Leave state to the successor; say whether that worked."""
         ...
 
+    def listen(self, hear: Callable[[bytes], None]) -> None:
+        """Give what the predecessor tells while it drains to `hear`, when it comes; call it before `inherit`."""
+        ...
+
+    def tell(self, data: bytes) -> bool:
+        """Tell the successor at once; say whether that worked. What it misses has to be in the state too."""
+        ...
+
     def ask(self, reason: str, *, urgent: bool = False) -> None:
         """Ask for a successor; in an emergency end at once."""
         ...
@@ -102,13 +110,23 @@ class VersionSource(Protocol):
 
 
 class TaggedEntry(Protocol):
-    """A stored value of a `TaggedMap`."""
+    """A stored value of a `TaggedMap`.
+
+    Attributes:
+        expires_s: end of its time, on the monotonic clock.
+    """
 
     value: Any
+    expires_s: float
 
 
 class TaggedMap(Protocol):
     """A bounded map whose entries become stale by tag. Take the versions before a load and give them to `put` after."""
+
+    @property
+    def changes(self) -> int:
+        """A number that changes whenever anything becomes stale."""
+        ...
 
     def get(self, key: str) -> TaggedEntry | None: ...
 

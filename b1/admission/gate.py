@@ -113,7 +113,7 @@ class Gate:
 
     def age_from(self, arrived_s: float) -> float:
         """Return from when a request's age counts."""
-        return max(arrived_s, self._opened_s)
+        return arrived_s if arrived_s > self._opened_s else self._opened_s
 
     def _stay_calm(self, until_s: float) -> None:
         for lane in self._lanes:
@@ -214,8 +214,9 @@ class Gate:
             is_honest: it ran to its own end, so that its time says something about the load.
         """
         lane = ticket.lane
-        self._in_work.remove(ticket)
-        ticket.task = None
+        self._running[ticket.slot] = None  # what `InWork.remove` does, without its call
+        self._free.append(ticket.slot)
+        ticket.task = ticket.context = None  # the context has the ticket: both would wait for the garbage collector
         if ticket.line is not None:
             ticket.line.ticket = None
         if ticket.is_stream:

@@ -64,11 +64,17 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Undone(NamedTuple):
+    """A request that was decided about, and whose answer could not be made: the layers answer it, under this decision."""
+
+    decision: Decision
+
+
 class Waiter(Protocol):
     """Who is told an answer that had to wait for the store."""
 
     def take(self, answer: Answer | None, decision: Decision | None) -> None:
-        """Send the answer; None: have the layers answer a request that was charged, if there is a decision."""
+        """Send the answer; None: have the layers answer, under the decision if there is one."""
         ...
 
 
@@ -126,8 +132,10 @@ class Express:
 
     def answer(
         self, target: bytes, headers: Headers, client: tuple[str, int] | None, scheme: str, wait: Callable[[], Waiter]
-    ) -> Answer | Waiter | None:
+    ) -> Answer | Undone | Waiter | None:
         """Return the answer to a GET without a body; None: it is for the layers, and nothing was counted.
+
+        What is raised was raised before anything was counted: call `failed`, and have the layers answer.
 
         Args:
             target: as in the request line.
@@ -167,7 +175,7 @@ class Express:
 
     def again(
         self, data: bytes, client: tuple[str, int] | None, scheme: str, wait: Callable[[], Waiter]
-    ) -> Answer | Waiter | None:
+    ) -> Answer | Undone | Waiter | None:
         """Return what `answer` would for the request that is exactly these bytes, if it is known; else None, as there."""
         head = self._heads.find(data)
         if head is None or head.scheme != scheme or head.peer != (client[0] if client else ""):
@@ -186,7 +194,7 @@ class Express:
     def _serves(self, way: Way, now_s: float) -> bool:
         return self._is_running() and self._gate.serves(way.rank, now_s)
 
-    def _answer(self, head: Head, now_s: float, wait: Callable[[], Waiter]) -> Answer | Waiter | None:
+    def _answer(self, head: Head, now_s: float, wait: Callable[[], Waiter]) -> Answer | Undone | Waiter | None:
         plan, principal = head.way.plan, head.principal
         if plan is None or (plan.allow is not None and (principal is None or not plan.allow(principal))):
             return None
@@ -203,7 +211,18 @@ class Express:
         if decision is True:
             asked.waiter = wait()
             return asked.waiter
-        return None if decision is False else self.decided(asked, found, decision)
+        if decision is False:
+            return None
+        try:
+            return self.decided(asked, found, decision)
+        except Exception:  # noqa: BLE001 - whatever it was, the layers answer
+            self.failed()
+            return Undone(decision)
+
+    def failed(self) -> None:
+        """Count and log what is being handled: code of the application's, as a rule. The layers say if it is still so."""
+        self._metrics.short_way_failed()
+        log.warning("the short way failed", exc_info=True)
 
     def decided(self, asked: Asked, found: Found | None, decision: Decision) -> Answer:
         """Return the answer to a request that was charged, or refused."""
@@ -318,8 +337,8 @@ class Asked:
             found = self.find() if decision is not None and decision.allowed else None
             if decision is not None and (found is not None or not decision.allowed):
                 answer = self._express.decided(self, found, decision)
-        except Exception:  # the layers answer, and say what is wrong if it is still so
-            log.exception("an answer could not be made")
+        except Exception:  # noqa: BLE001 - whatever it was, the layers answer
+            self._express.failed()
         waiter.take(answer, decision)
 
 

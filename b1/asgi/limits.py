@@ -143,8 +143,36 @@ class Limits:
         decision = now or await self._limiter.check(policies, caller, request=request, fields=fields)
         return self._answer(context, decision)
 
+    def admit_now(
+        self, context: RequestContext, policies: Sequence[str], scope: Scope
+    ) -> tuple[Charged, LimitExceeded | None] | None:
+        """Do what `admit` does where no await is needed and nothing is held; None, and nothing was spent, where it is.
+
+        Raises:
+            ConfigurationError, ValueError: as `Limiter.check_now`.
+        """
+        limiter = self._limiter
+        if limiter.holds(policies):
+            return None
+        caller = _counted(context, scope) if context.route.options.limit_keys else caller_of(context)
+        decision = limiter.check_now(policies, caller, request=scope, fields=context.fields)
+        if decision is None:
+            return None
+        charged = Charged(policies, caller, scope, "")
+        CHARGED.set(charged)
+        if not decision.allowed:
+            return charged, self.refusal(decision)
+        context.tell(decision, self)
+        return charged, None
+
     async def admit(
-        self, context: RequestContext, policies: Sequence[str], scope: Scope, read: CacheRead | None = None
+        self,
+        context: RequestContext,
+        policies: Sequence[str],
+        scope: Scope,
+        read: CacheRead | None = None,
+        *,
+        is_asked: bool = False,
     ) -> tuple[Charged, LimitExceeded | None]:
         """Spend for the request: add the headers to the answer, or return the refusal.
 
@@ -152,6 +180,7 @@ class Limits:
 
         Args:
             read: of the cache, in the same round trip; `Charged.cached` has what it found.
+            is_asked: `admit_now` could not say.
         """
         limiter = self._limiter
         holder = limiter.new_holder() if limiter.holds(policies) else ""
@@ -160,7 +189,9 @@ class Limits:
         caller, fields = charged.caller, context.fields
         try:
             if read is None:
-                now = limiter.check_now(policies, caller, request=scope, fields=fields, holder=holder)
+                now = None
+                if not is_asked:
+                    now = limiter.check_now(policies, caller, request=scope, fields=fields, holder=holder)
                 decision = now or await limiter.check(policies, caller, request=scope, fields=fields, holder=holder)
             else:
                 decision, charged.cached = await limiter.enter(
@@ -169,10 +200,11 @@ class Limits:
         except BaseException:
             await self.end(charged)  # what was asked for may have been taken
             raise
-        refusal = self._answer(context, decision)
-        if refusal is not None:
+        if not decision.allowed:
             charged.holder = ""
-        return charged, refusal
+            return charged, self.refusal(decision)
+        context.tell(decision, self)
+        return charged, None
 
     async def end(self, charged: Charged) -> None:
         """Give back what was held at a time, and correct what the work cost."""

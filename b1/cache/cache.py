@@ -6,7 +6,6 @@ key carries the same tags wherever it is read: a copy knows the tags that it was
 
 from __future__ import annotations
 
-import asyncio
 import random as randomness
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,21 +16,21 @@ import orjson
 from b1.cache.counts import CacheSnapshot
 from b1.cache.decorating import memoized
 from b1.cache.how import How
-from b1.cache.invalidating import Invalidation, Invalidations
+from b1.cache.invalidating import Followed, Invalidation, Invalidations
 from b1.cache.l1.table import L1, Found
-from b1.cache.names import entry_name, tags_of, tags_to_invalidate
+from b1.cache.names import entry_name, tags_to_invalidate
 from b1.cache.options import CacheOptions
 from b1.cache.reading.engine import Engine
-from b1.cache.reading.many import Batch, BatchLoader, ManyLoader, distinct, gathered
-from b1.cache.reading.reads import Loader, Read
+from b1.cache.reading.holding import ValueMap
+from b1.cache.reading.many import ManyLoader, distinct
+from b1.cache.reading.reads import Loader, Reads, nothing
 from b1.cache.reading.shared import CacheStore, Shared
+from b1.cache.reading.together import Together
 from b1.cache.reading.values import ERROR, Value, decode, encode
 from b1.clock import Clock
 
 T = TypeVar("T")
 Decode = Callable[[bytes], Any]
-
-_MISSING = object()
 
 
 class Cache:
@@ -49,6 +48,7 @@ class Cache:
         is_saturated: says whether the database has more to do than it can; stale values are then preferred to waiting.
         background: entered around a load for nobody who waits.
         random: 0 up to 1.
+        purging: told of what the application invalidates, for the CDN in front.
     """
 
     def __init__(
@@ -65,21 +65,24 @@ class Cache:
         is_saturated: Callable[[], bool] = lambda: False,
         background: Callable[[], AbstractContextManager[object]] = nullcontext,
         random: Callable[[], float] = randomness.random,
+        purging: Followed | None = None,
     ) -> None:
-        self.l1 = l1
         self.enabled = enabled
         self.options = options = options or CacheOptions()
+        self.l1 = l1 = ValueMap(l1, clock, options.hold)
         self._find = l1.find
         self._store = store
         self._limit_bytes = limit_bytes
-        self._hard_timeout_s = load_wait_s or options.hard_timeout_s
         self._must_not_wait = must_not_wait
         self._engine = Engine(
             l1, clock, options, store, is_saturated=is_saturated, background=background, random=random
         )
+        self._reads = Reads(options, load_wait_s or options.hard_timeout_s)
+        self._together = Together(l1.find, self._engine, self._reads, clock, must_not_wait=must_not_wait)
         self._clock = clock
         self._counts = self._engine.counts
         self._shared = self._engine.shared
+        self._purging = purging
         self._invalidations: Invalidations | None = None
         if store is not None and self._shared is not None:
             self._invalidations = Invalidations(
@@ -129,7 +132,7 @@ class Cache:
                 return orjson.loads(value) if type is None else type(value)  # type: ignore[no-any-return]
             self._attend(found, key, loader, organization, how)
             return decode(Value(found.value, found.meta.flags), type)  # type: ignore[no-any-return]
-        read = self._read(key, loader, organization, how)
+        read = self._reads.one(key, loader, organization, how)
         if self._must_not_wait():
             self._counts.miss(key)
             self._counts.refused["lease"] += 1
@@ -150,7 +153,7 @@ class Cache:
         type: Decode | None = None,
     ) -> Any:
         """Return the value if it is there and fresh, else `default`; nothing is loaded."""
-        read = self._read(key, _nothing, organization, {"tags": tags})
+        read = self._reads.one(key, nothing, organization, {"tags": tags})
         if not self.enabled:
             return default
         found = self._find(read.name)
@@ -176,33 +179,11 @@ class Cache:
             ValueError: there are more than 1000 keys.
             Exception: as `get_or_load`; nothing is returned then.
         """
-        asked = distinct(keys)
-        here = {key: self._here(key, organization, type) for key in asked}
-        once = [key for key in asked if here[key] is _MISSING]
-        if not once:
-            return here
-        if loader is None:
-            got = await asyncio.gather(
-                *(
-                    self.get(key, _MISSING, tags=how.get("tags", ()), organization=organization, type=type)
-                    for key in once
-                )
-            )
-            here.update(zip(once, got, strict=True))
-            return {key: value for key, value in here.items() if value is not _MISSING}
-        if not self.enabled or self._must_not_wait():
-            loaded = await loader(once)
-            return here | {key: loaded.get(key) for key in once}
-        batch = Batch(once, lambda missing: self._engine.in_a_place(lambda: loader(missing)))
-
-        async def one(key: str) -> Any:
-            try:
-                return await self.get_or_load(key, BatchLoader(batch, key), organization=organization, type=type, **how)
-            finally:
-                batch.settled(key)
-
-        here.update(zip(once, await gathered([one(key) for key in once]), strict=True))
-        return here
+        if not self.enabled:
+            missing = distinct(keys)
+            loaded = {} if loader is None else await loader(missing)
+            return {} if loader is None else {key: loaded.get(key) for key in missing}
+        return await self._together.get(keys, loader, organization, type, how)
 
     def cached(
         self,
@@ -238,16 +219,16 @@ class Cache:
             TypeError: it is no JSON value.
             ValueError: a key, tag, time or tier that is none.
         """
-        read = self._read(key, _nothing, organization, how)
+        read = self._reads.one(key, nothing, organization, how)
         encoded = encode(value)
         if not self.enabled:
             return False
-        await self.invalidate(keys=(key,), organization=organization)
+        await self.invalidate(keys=(key,), organization=organization, purge=False)  # no answer is under the data's keys
         return await self._engine.replace(read, encoded)
 
-    def delete(self, key: str, *, organization: str | None = None) -> Invalidation:
+    def delete(self, key: str, *, organization: str | None = None, purge: bool = True) -> Invalidation:
         """Invalidate one key."""
-        return self.invalidate(keys=(key,), organization=organization)
+        return self.invalidate(keys=(key,), organization=organization, purge=purge)
 
     def invalidate(
         self,
@@ -258,6 +239,7 @@ class Cache:
         organization: str | None = None,
         everything: bool = False,
         soft: bool = False,
+        purge: bool = True,
     ) -> Invalidation:
         """Make stale all that carries one of the names, also what is being loaded. Call it after the commit.
 
@@ -270,6 +252,7 @@ class Cache:
             organization: without keys and prefixes: all that belongs to it.
             everything: all there is.
             soft: what allows stale values may serve the older one while somebody loads it anew.
+            purge: have the CDN in front purge it too, in the background, when all processes know.
 
         Raises:
             ValueError: a name is none, there are more than 1024, or everything should be invalidated softly.
@@ -277,13 +260,17 @@ class Cache:
         """
         if everything and soft:
             raise ValueError("everything is invalidated hard: name tags or prefixes to do it softly")
-        if everything:
-            return self._invalidate_everything()
         names = tags_to_invalidate(tags, keys=keys, prefixes=prefixes, organization=organization)
-        return self.invalidate_names((), names) if soft else self.invalidate_names(names)
+        hard, softly = ((), names) if soft else (names, ())
+        done = self._invalidate_everything() if everything else self.invalidate_names(hard, softly)
+        if purge and self._purging is not None:
+            self._purging.follow(done, None if everything else hard, softly)
+        return done
 
     def invalidate_names(self, hard: Iterable[str], soft: Iterable[str] = ()) -> Invalidation:
         """Do what `invalidate` does with names that are tags already (`b1.cache.intents.rules`), hard and soft in one call.
+
+        No CDN is told: who has names (intents, the identity) sees to that by itself.
 
         Raises:
             RuntimeError: no event loop runs, and there is a shared store.
@@ -317,7 +304,7 @@ class Cache:
         await self._engine.flights.aclose()
         if self._invalidations is not None:
             await self._invalidations.aclose()
-        await self._engine.tasks.aclose()
+        await self._engine.aclose()
 
     def snapshot(self) -> CacheSnapshot:
         """Return numbers; no I/O."""
@@ -331,38 +318,8 @@ class Cache:
             ceiling_bytes=self.l1.ceiling_bytes,
             invalidations_pending=0 if self._invalidations is None else self._invalidations.pending,
             dictionaries=len(self._engine.learning),
+            held=self.l1.holding(),
         )
-
-    def _read(self, key: str, loader: Loader, organization: str | None, how: How) -> Read:
-        """Check what is asked for.
-
-        Raises:
-            ValueError: it makes no sense.
-        """
-        ttl_s = how.get("ttl_s")
-        residence = self.options.residence(how.get("ttl", "warm") if ttl_s is None else ttl_s, how.get("tier"))
-        tags = tags_of(key, how.get("tags", ()), organization)
-        options = how.get("options", self.options.load)
-        return Read(
-            key, entry_name(key, organization), tags, loader, residence, options, organization, self._hard_timeout_s
-        )
-
-    def _here(self, key: str, organization: str | None, type: Decode | None) -> Any:
-        """Return the value if this process has it fresh and it needs no looking after, else `_MISSING`."""
-        if not self.enabled:
-            return _MISSING
-        found = self._find(key if organization is None else entry_name(key, organization))
-        if found is None or found.is_stale or (self._shared is not None and self._shared.must_ask):
-            return _MISSING
-        meta = found.meta
-        if meta is not None:
-            is_due = meta.reads + 1 == self.options.promote_reads or meta.early_from_s <= self._clock.monotonic()
-            if is_due or meta.flags & ERROR:
-                return _MISSING
-            meta.reads += 1
-        self._counts.l1_hits += 1
-        self._counts.hit(key)
-        return decode(Value(found.value, 0 if meta is None else meta.flags), type)
 
     def _attend(self, found: Found, key: str, loader: Loader, organization: str | None, how: How) -> None:
         """Look after a value that was just read, when there may be something to do."""
@@ -371,8 +328,4 @@ class Cache:
         if meta.flags & ERROR or self._must_not_wait():
             return
         if meta.reads == self.options.promote_reads or meta.early_from_s <= self._clock.monotonic():
-            self._engine.attend(self._read(key, loader, organization, how), found)
-
-
-async def _nothing() -> None:
-    """Load nothing: the reads that have this loader never load."""
+            self._engine.attend(self._reads.one(key, loader, organization, how), found)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from b1.cache.packing.holding import HoldSnapshot
 
 OTHER = "other"
 
@@ -38,6 +42,7 @@ class CacheSnapshot:
         invalidations_pending: names that are on their way to the shared store.
         promoted: values whose stay was extended because they are much read.
         dictionaries: trained or learnt, in use.
+        held: what of it lies packed in the in-process map.
     """
 
     enabled: bool
@@ -61,6 +66,7 @@ class CacheSnapshot:
     invalidations_pending: int = 0
     promoted: int = 0
     dictionaries: int = 0
+    held: HoldSnapshot = field(default_factory=HoldSnapshot)
 
 
 class Counts:
@@ -99,6 +105,14 @@ class Counts:
         except KeyError:
             self._first(self._hits, name)
 
+    def hit_many(self, keys: Iterable[str]) -> None:
+        """Count many reads that were answered at once."""
+        for name, number in Counter([key.partition(":")[0] for key in keys]).items():
+            if name in self._hits:
+                self._hits[name] += number
+            else:
+                self._first(self._hits, name, number)
+
     def miss(self, key: str) -> None:
         """Count a read that had to wait for a load."""
         name = key.partition(":")[0]
@@ -134,8 +148,8 @@ class Counts:
             **rest,
         )
 
-    def _first(self, counts: dict[str, int], name: str) -> None:
+    def _first(self, counts: dict[str, int], name: str, number: int = 1) -> None:
         is_known = name in self._hits or name in self._misses
         if not is_known and len({*self._hits, *self._misses}) >= self._most:
             name = OTHER
-        counts[name] = counts.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + number

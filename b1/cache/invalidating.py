@@ -7,7 +7,7 @@ it pays before anybody reads; so a failure here is counted and told to whoever w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol
 
 # Names that wait for the next call; with more, it invalidates everything: too much, never too little.
@@ -18,6 +18,14 @@ class Store(Protocol):
     """Whom it concerns (`b1.store.base.Store` is one)."""
 
     async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None: ...
+
+
+class Followed(Protocol):
+    """Who hears of what the application invalidates (`b1.purge.Following` is one)."""
+
+    def follow(self, done: Awaitable[None], hard: Sequence[str] | None, soft: Sequence[str] = ()) -> None:
+        """Do the same elsewhere when `done` has ended; `hard` None: everything. Never waits, never fails."""
+        ...
 
 
 class Invalidation:

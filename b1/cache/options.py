@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from b1.cache.packing.holding import HoldOptions
+
 Tier = Literal["hot", "warm", "cold"]
 
 HOT_S, WARM_S, COLD_S = 300.0, 3600.0, 86_400.0
@@ -99,6 +101,7 @@ class CacheOptions:
         shared_limit_bytes: the largest entry in Redis, compressed.
         compress_from_bytes: smaller values are not compressed, unless their namespace has a dictionary.
         saving: a compressed value is kept when it is smaller by this part.
+        hold: how values lie in the in-process map.
         warm_level: zstd's, for warm values.
         cold_level: zstd's, for cold values.
         promote_reads: reads of one value in a minute that make it much read.
@@ -121,6 +124,7 @@ class CacheOptions:
     shared_limit_bytes: int = 256 * 1024
     compress_from_bytes: int = 1024
     saving: float = 0.15
+    hold: HoldOptions = field(default_factory=HoldOptions)
     warm_level: int = 3
     cold_level: int = 9
     promote_reads: int = 16

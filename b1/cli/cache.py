@@ -9,6 +9,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from b1.cli.worker import ask_worker
@@ -20,27 +23,44 @@ CHECK_PATH = "/internal/cache-check"
 # A check takes half a minute at most.
 CHECK_PATIENCE_S = 40.0
 EXIT_DRIFT = 3
+_EXITS = "exit code: 0 done; 1 nobody answers, or the worker refused; 2 asked for wrongly; 3 the check found something"
+# Added to the count of what Redis has not confirmed yet (b1.store.versions.HARD_END), and to that of softly.
+_UNCONFIRMED_HARD, _UNCONFIRMED_SOFT = 0x80_0000, 0x80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``b1 cache`` takes."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="cache_verb", required=True)
-    inspect = verbs.add_parser("inspect", help="what is cached under a key, and how often a tag was invalidated")
-    inspect.add_argument("name", metavar="KEY|TAG")
-    inspect.add_argument("--organization", help="whose key it is")
-    stale = verbs.add_parser("invalidate", help="make entries stale, in every process and at the CDN")
+    inspect = _verb(verbs, "inspect", "what is cached under a key, and how often a key or tag was invalidated")
+    inspect.add_argument("name", metavar="KEY|TAG", help='such as "user:7"; looked up as both')
+    inspect.add_argument("--organization", metavar="ORG", help="whose key it is")
+    stale = _verb(verbs, "invalidate", "make entries stale, in every process and at the CDN")
     stale.add_argument("--key", action="append", metavar="KEY", help="this key; may be repeated")
     stale.add_argument("--tag", action="append", metavar="TAG", help="all that carries this tag; may be repeated")
-    stale.add_argument("--prefix", action="append", metavar="PREFIX", help="all keys that begin so, up to a colon")
-    stale.add_argument("--organization", help="whose keys and prefixes these are; alone: all that it has")
-    stale.add_argument("--all", action="store_true", help="everything")
+    stale.add_argument(
+        "--prefix", action="append", metavar="PREFIX", help="all keys that begin so, up to a colon; may be repeated"
+    )
+    stale.add_argument(
+        "--organization", metavar="ORG", help="whose keys and prefixes these are; alone: all that it has"
+    )
+    stale.add_argument("--all", action="store_true", help="everything; what was declared is warmed again")
     stale.add_argument("--soft", action="store_true", help="it may be served as stale while it is loaded anew")
-    check = verbs.add_parser("check", help="hold a sample of this host's copies against Redis and the source")
-    check.add_argument("--sample", type=int, metavar="N", help="entries (default: 100)")
+    check = _verb(verbs, "check", "hold a sample of this host's copies against Redis and the source")
+    check.add_argument("--sample", type=int, metavar="N", help="entries (default: 100, 2000 at most)")
     check.add_argument("--last", action="store_true", help="show the last report instead of making one")
     for verb in (inspect, stale, check):
         verb.add_argument("--url", help="of the running service (default: http://127.0.0.1:$PORT)")
-        verb.add_argument("--json", action="store_true", help="machine-readable")
+        verb.add_argument("--json", action="store_true", help="what the worker said, machine-readable")
+
+
+def _verb(verbs: Any, name: str, does: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}. Needs ADMIN_TOKEN where the service has one.",
+        epilog=_EXITS,
+    )
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,11 +80,15 @@ def as_text(answer: dict[str, Any]) -> list[str]:
         return _check_as_text(answer["check"])
     if "invalidated" in answer:
         return _invalidated_as_text(answer)
-    return [*_entry_as_text(answer["key"]), *_tag_as_text(answer["tag"])]
+    return [*_entry_as_text(answer["key"]), *(_tag_as_text(answer["tag"]) if "tag" in answer else ())]
 
 
 def _inspect(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    asked = {"key": arguments.name, "tag": arguments.name}
+    _check_names((), keys=(arguments.name,), organization=arguments.organization)
+    asked = {"key": arguments.name}
+    with suppress(ConfigurationError):  # a key may be longer than a tag
+        _check_names((arguments.name,))
+        asked["tag"] = arguments.name
     if arguments.organization is not None:
         asked["organization"] = arguments.organization
     return ask_worker(arguments.url, "GET", CACHE_PATH, asked, settings)
@@ -80,6 +104,18 @@ def _invalidate(arguments: argparse.Namespace, settings: Settings) -> dict[str, 
         asked["all"] = "1"
     if not asked:
         raise ConfigurationError("nothing was named", remedy="use --key, --tag, --prefix, --organization, or --all")
+    if arguments.all and arguments.soft:
+        raise ConfigurationError("everything is invalidated hard", remedy="name tags or prefixes to do it softly")
+    if arguments.organization is not None and arguments.tag and not (arguments.key or arguments.prefix):
+        raise ConfigurationError(
+            "a tag is no organisation's", remedy="leave --organization out, or invalidate it by itself"
+        )
+    _check_names(
+        arguments.tag or (),
+        keys=arguments.key or (),
+        prefixes=arguments.prefix or (),
+        organization=arguments.organization,
+    )
     if arguments.soft:
         asked["soft"] = "1"
     return ask_worker(arguments.url, "DELETE", CACHE_PATH, asked, settings)
@@ -88,10 +124,28 @@ def _invalidate(arguments: argparse.Namespace, settings: Settings) -> dict[str, 
 def _check(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     if arguments.sample is not None and arguments.sample < 1:
         raise ConfigurationError(f"--sample is {arguments.sample}", remedy="use 1 or more")
+    if arguments.sample is not None and arguments.last:
+        raise ConfigurationError("--last shows a report that is there", remedy="leave --sample out")
     asked = {} if arguments.last else {"run": "1"}
-    if arguments.sample is not None and not arguments.last:
+    if arguments.sample is not None:
         asked["sample"] = str(arguments.sample)
     return ask_worker(arguments.url, "GET", CHECK_PATH, asked, settings, patience_s=CHECK_PATIENCE_S)
+
+
+def _check_names(tags: Sequence[str], **more: Any) -> None:
+    """Find what is no name before anybody is asked.
+
+    Raises:
+        ConfigurationError: one is none.
+    """
+    from b1.cache.names import tags_to_invalidate  # with the whole cache behind it, which `--help` does not need
+
+    if "*" in tags:
+        raise ConfigurationError('"*" is no tag', remedy="use --prefix for keys that begin alike, --all for everything")
+    try:
+        tags_to_invalidate(tags, **more)
+    except ValueError as wrong:
+        raise ConfigurationError(str(wrong), remedy="b1 cache --help") from None
 
 
 _VERBS = {"inspect": _inspect, "invalidate": _invalidate, "check": _check}
@@ -100,13 +154,19 @@ _VERBS = {"inspect": _inspect, "invalidate": _invalidate, "check": _check}
 def _entry_as_text(entry: dict[str, Any]) -> list[str]:
     first, second, versions = entry["first"], entry["second"], entry["versions"]
     whose = f" of {entry['organization']}" if entry["organization"] is not None else ""
-    lines = [f"key {entry['key']}{whose}: invalidated {versions['hard']} times, {versions['soft']} of late softly"]
-    if first is None:
-        lines.append("  here: nothing")
-    else:
+    lines = [f"key {entry['key']}{whose}: {_times(versions)}"]
+    if first is not None:
         state = "stale" if first["is_stale"] else f"fresh for {first['expires_in_s']:.0f} s"
-        lines.append(f"  here: {state}, {_size(first['value_bytes'])}, {first['reads'] or 0} reads")
-    if second is not None:
+        reads = "" if first["reads"] is None else f", {first['reads']} reads"
+        lines.append(f"  here: {state}, {_size(first['value_bytes'])}{reads}")
+    elif entry["key"].startswith("http:"):
+        lines.append("  answers of this path, if there are any, are kept by caller and query and not listed")
+        second = None  # which says no more of them
+    else:
+        lines.append("  here: nothing")
+    if second is not None and second["state"] == "none":
+        lines.append(f"  in Redis: nothing{', somebody loads it' if second['is_loading'] else ''}")
+    elif second is not None:
         lines.append(f"  in Redis: {second['state']}, {_size(second['value_bytes'])}, {second['left_s']:.0f} s left")
     lines.append(f"  tags: {', '.join(entry['tags'])}")
     return lines
@@ -114,7 +174,18 @@ def _entry_as_text(entry: dict[str, Any]) -> list[str]:
 
 def _tag_as_text(tag: dict[str, Any]) -> list[str]:
     exact = "" if tag["is_exact"] else " (as far as this process knows)"
-    return [f"tag {tag['tag']}: invalidated {tag['hard']} times, {tag['soft']} of late softly{exact}"]
+    return [f"tag {tag['tag']}: {_times(tag)}{exact}"]
+
+
+def _times(versions: dict[str, Any]) -> str:
+    """Say how often something was invalidated; a tag shares its count with the few that fall into the same bucket."""
+    hard, soft = versions["hard"], versions["soft"]
+    pending = hard >= _UNCONFIRMED_HARD or soft >= _UNCONFIRMED_SOFT
+    hard, soft = hard % _UNCONFIRMED_HARD, soft % _UNCONFIRMED_SOFT
+    if pending:
+        return "invalidated here; Redis has not confirmed it yet"
+    said = "never invalidated" if not hard else "invalidated once" if hard == 1 else f"invalidated {hard} times"
+    return f"{said}, {soft} times softly since" if soft > 1 else f"{said}, once softly since" if soft else said
 
 
 def _invalidated_as_text(answer: dict[str, Any]) -> list[str]:
@@ -130,9 +201,10 @@ def _invalidated_as_text(answer: dict[str, Any]) -> list[str]:
 def _check_as_text(check: dict[str, Any] | None) -> list[str]:
     if check is None:
         return ["no check was made since the start"]
+    at = datetime.fromtimestamp(check["at_s"], UTC)
     lines = [
-        f"{check['checked']} of {check['entries']} entries in {check['took_s']:.1f} s"
-        + ("" if check["is_complete"] else ", not all that were asked for")
+        f"{check['checked']} of {check['entries']} entries in {check['took_s']:.1f} s, at {at:%Y-%m-%d %H:%M:%S} UTC"
+        + ("" if check["is_complete"] else "; not all that were asked for")
     ]
     lines.append(f"  invalidated and still served here: {check['missed']}")
     lines.append(f"  unlike the copy in Redis: {check['l1_l2_differs']} of {check['compared_l2']}")

@@ -20,7 +20,7 @@ from b1.units import KIB, MIB
 log = logging.getLogger("b1.governor")
 
 SLICE_S = 0.002
-_FIRST_SLICE_BYTES = 128 * KIB
+_FIRST_SLICE_BYTES = 64 * KIB
 _LEAST_SLICE_BYTES = 4 * KIB
 _MOST_SLICE_BYTES = 4 * MIB
 

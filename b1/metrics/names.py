@@ -23,6 +23,9 @@ class Metric:
 HTTP_REQUESTS = Metric("http_requests_total", "counter", "Requests answered.", ("method", "route", "status"))
 HTTP_DURATION = Metric("http_request_duration_seconds", "histogram", "Time until the answer left.", ("method", "route"))
 HTTP_IN_FLIGHT = Metric("http_requests_in_flight", "gauge", "Requests in work.")
+SHORT_WAY_FAILURES = Metric(
+    "b1_short_way_failures_total", "counter", "Stored answers that the layers had to give because something was raised."
+)
 
 DB_LIMIT = Metric("b1_database_connections_limit", "gauge", "Connections this host may hold.")
 DB_ACTIVE = Metric("database_connections_active", "gauge", "Connections in use.")
@@ -42,6 +45,8 @@ DB_EVENTS = Metric("b1_database_events_total", "counter", "What happened in the 
 STORE_UP = Metric("b1_redis_up", "gauge", "1 while Redis answers; absent when it is not configured.")
 STORE_KEYS = Metric("b1_store_keys", "gauge", "Keys in the local store.")
 STORE_BYTES = Metric("b1_store_bytes", "gauge", "Accounted bytes of the local store.")
+LIMITS_AHEAD = Metric("b1_limits_ahead_total", "counter", "Decisions that were made before Redis confirmed them.")
+LIMITS_REGRETTED = Metric("b1_limits_regretted_total", "counter", "Of those, the ones that Redis would have refused.")
 STORE_ROUND_TRIPS = Metric("b1_redis_round_trips_total", "counter", "Round trips to Redis.")
 STORE_ERRORS = Metric("b1_redis_errors_total", "counter", "Calls that Redis did not answer in time or in order.")
 
@@ -68,6 +73,10 @@ CACHE_EVICTIONS = Metric("b1_cache_evictions_total", "counter", "Entries dropped
 CACHE_BYTES = Metric("b1_cache_bytes", "gauge", "Accounted bytes of the in-process cache.")
 CACHE_CEILING = Metric("b1_cache_ceiling_bytes", "gauge", "The most that the cache holds at the present memory level.")
 CACHE_ENTRIES = Metric("b1_cache_entries", "gauge", "Entries of the in-process cache.")
+CACHE_PACKED = Metric("b1_cache_packed_entries", "gauge", "Values that lie packed in the in-process cache.", ("cache",))
+CACHE_PACKED_SAVED = Metric("b1_cache_packed_saved_bytes", "gauge", "What they would take more unpacked.", ("cache",))
+CACHE_READY = Metric("b1_cache_ready_bytes", "gauge", "Ready forms of much read packed values.", ("cache",))
+CACHE_UNPACKED = Metric("b1_cache_unpacked_total", "counter", "Hits for which a value was unpacked.", ("cache",))
 CACHE_SEGMENTS = Metric("b1_cache_segments_bytes", "gauge", "Touched pages of the in-process cache's segments.")
 CACHE_RETURNED = Metric("b1_cache_returned_bytes_total", "counter", "Pages that eviction gave back to the system.")
 CACHE_SHARED_HITS = Metric("b1_cache_shared_hits_total", "counter", "Hits whose copy came from Redis.", ("cache",))

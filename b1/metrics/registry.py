@@ -40,6 +40,16 @@ class _Durations:
         self.sum_s = 0.0
 
 
+class _Series:
+    """The answers of one method, route and status."""
+
+    __slots__ = ("count", "durations")
+
+    def __init__(self, durations: _Durations) -> None:
+        self.count = 0
+        self.durations = durations
+
+
 class Metrics:
     """One registry per runtime. Written by the event loop's thread alone."""
 
@@ -48,10 +58,10 @@ class Metrics:
 
         self._registry = CollectorRegistry()
         self._sources: list[Source] = []
-        self._requests: dict[tuple[str, str, int], int] = {}
+        self._requests: dict[tuple[str, str, int], _Series] = {}
         self._durations: dict[tuple[str, str], _Durations] = {}
         self._exceeded: dict[str, int] = {}
-        self._unhandled = 0
+        self._unhandled = self._short_way_failures = 0
         self.in_flight = 0
         self.add_source(self._own_samples)
         self._registry.register(_Collector(self._sources, self._durations))
@@ -65,17 +75,22 @@ class Metrics:
 
     def request_answered(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count one answered request."""
-        key = method, route, status
-        count = self._requests.get(key)
-        if count is None and len(self._requests) >= SERIES_LIMIT:
-            method, route, _ = key = _OTHER
-            count = self._requests.get(key)
-        self._requests[key] = (count or 0) + 1
-        durations = self._durations.get((method, route))
-        if durations is None:
-            durations = self._durations[(method, route)] = _Durations()
+        series = self._requests.get((method, route, status)) or self._meet(method, route, status)
+        series.count += 1
+        durations = series.durations
         durations.buckets[bisect_left(BUCKETS, duration_s)] += 1
         durations.sum_s += duration_s
+
+    def _meet(self, method: str, route: str, status: int) -> _Series:
+        """Return the series of an answer that is the first of its kind, or one too many."""
+        key = (method, route, status) if len(self._requests) < SERIES_LIMIT else _OTHER
+        series = self._requests.get(key)
+        if series is None:
+            durations = self._durations.get(key[:2])
+            if durations is None:
+                durations = self._durations[key[:2]] = _Durations()
+            series = self._requests[key] = _Series(durations)
+        return series
 
     def limit_exceeded(self, policies: Iterable[str]) -> None:
         """Count one refusal for each policy that was violated."""
@@ -85,6 +100,10 @@ class Metrics:
     def unhandled_error(self) -> None:
         """Count one exception that no handler caught."""
         self._unhandled += 1
+
+    def short_way_failed(self) -> None:
+        """Count one request that the short way left to the layers because something was raised."""
+        self._short_way_failures += 1
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the text and its content type, OpenMetrics when `accept` asks for it."""
@@ -96,8 +115,9 @@ class Metrics:
     def _own_samples(self) -> Iterator[Sample]:
         yield names.HTTP_IN_FLIGHT, (), float(self.in_flight)
         yield names.UNHANDLED, (), float(self._unhandled)
-        for (method, route, status), count in self._requests.items():
-            yield names.HTTP_REQUESTS, (method, route, str(status)), float(count)
+        yield names.SHORT_WAY_FAILURES, (), float(self._short_way_failures)
+        for (method, route, status), series in self._requests.items():
+            yield names.HTTP_REQUESTS, (method, route, str(status)), float(series.count)
         for policy, count in self._exceeded.items():
             yield names.LIMIT_EXCEEDED, (policy,), float(count)
 

@@ -4,7 +4,8 @@ Nothing here waits in a request's way, and what a CDN does not take is repeated 
 """
 
 from b1.purge.adapters import Adapter, Batch, Cloudflare, Fastly, FrontDoor, Message, Webhook
-from b1.purge.options import PurgeOptions
+from b1.purge.following import Following, FollowingSnapshot
+from b1.purge.options import FollowingOptions, PurgeOptions
 from b1.purge.queue import PurgeQueue, PurgeSnapshot
 
 __all__ = [
@@ -12,6 +13,9 @@ __all__ = [
     "Batch",
     "Cloudflare",
     "Fastly",
+    "Following",
+    "FollowingOptions",
+    "FollowingSnapshot",
     "FrontDoor",
     "Message",
     "PurgeOptions",

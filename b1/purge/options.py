@@ -31,3 +31,18 @@ class PurgeOptions:
     trouble_after: int = 5
     keep_s: float = 86_400.0
     flush_s: float = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowingOptions:
+    """Options of `Following`.
+
+    Attributes:
+        names_limit: names that wait; with more, everything is purged instead of them. As many as the queue holds keys.
+        look_s: while Redis is away, how often it looks whether it is back.
+        flush_s: how long a stop waits for invalidations that the cache has ended already.
+    """
+
+    names_limit: int = 5000
+    look_s: float = 1.0
+    flush_s: float = 0.25

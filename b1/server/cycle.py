@@ -6,11 +6,16 @@ remembered; what a value may not contain (controls, and with them the end of a l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from b1.asgi.context import LINES
 
 log = logging.getLogger("b1.server")
 
@@ -26,7 +31,76 @@ _prefixes: dict[bytes, bytes | None] = {b"content-length": None, b"transfer-enco
 
 
 class B1Cycle(RequestResponseCycle):
-    """What the application is given as `receive` and `send`."""
+    """What the application is given as `receive` and `send`.
+
+    Args:
+        message_event: in its place the cycle has a smaller one, made when somebody waits for more of the request.
+    """
+
+    takes_lines = True  # see `b1.asgi.context.LINES`
+
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    _has_come = False
+    _arrival: asyncio.Event | None = None
+
+    def __init__(
+        self,
+        scope: Any,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        logger: logging.Logger,
+        access_logger: logging.Logger,
+        access_log: bool,
+        default_headers: list[tuple[bytes, bytes]],
+        message_event: asyncio.Event | None = None,
+        expect_100_continue: bool = False,
+        keep_alive: bool = True,
+        on_response: Callable[..., None] = lambda: None,
+    ) -> None:
+        # Not by uvicorn's: half of what it sets are the defaults above.
+        self.scope = scope
+        self.transport = transport
+        self.flow = flow
+        self.logger = logger
+        self.access_logger = access_logger
+        self.access_log = access_log
+        self.default_headers = default_headers
+        self.on_response = on_response
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expect_100_continue
+        self.body = bytearray()
+
+    # What uvicorn calls `message_event`. Hardly anybody waits for it, and an `asyncio.Event` is 700 bytes.
+
+    @property
+    def message_event(self) -> Any:  # type: ignore[override]  # uvicorn has an attribute
+        """Set when something has come, or the request is over."""
+        return self
+
+    def set(self) -> None:
+        """Wake whoever waits."""
+        self._has_come = True
+        if self._arrival is not None:
+            self._arrival.set()
+
+    def clear(self) -> None:
+        """Whoever asks from now on waits."""
+        self._has_come = False
+        if self._arrival is not None:
+            self._arrival.clear()
+
+    async def wait(self) -> None:
+        """Wait until it is set."""
+        if self._has_come:
+            return
+        if self._arrival is None:
+            self._arrival = asyncio.Event()
+        await self._arrival.wait()
 
     async def send(self, message: Any) -> None:
         """Write a part of the answer.
@@ -43,7 +117,7 @@ class B1Cycle(RequestResponseCycle):
         if not self.response_started:
             if kind != "http.response.start":
                 raise RuntimeError(f"expected http.response.start, got {kind!r}")
-            self._begin(message["status"], message.get("headers", ()))
+            self._begin(message["status"], message.get("headers", ()), message.get(LINES, b""))
         elif not self.response_complete:
             if kind != "http.response.body":
                 raise RuntimeError(f"expected http.response.body, got {kind!r}")
@@ -51,12 +125,12 @@ class B1Cycle(RequestResponseCycle):
         else:
             raise RuntimeError(f"{kind!r} was sent after the end of the answer")
 
-    def _begin(self, status: int, fields: Any) -> None:
+    def _begin(self, status: int, fields: Any, ready: bytes) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         keep_alive = self.keep_alive
         try:
-            head = self._head(status, fields)
+            head = self._head(status, fields, ready)
         except (RuntimeError, ValueError):
             # Nothing was written: an error page may still be, and is framed by its own fields alone.
             self.response_started, self.keep_alive = False, keep_alive
@@ -64,17 +138,23 @@ class B1Cycle(RequestResponseCycle):
             raise
         self.transport.write(head)
 
-    def _head(self, status: int, fields: Any) -> bytes:
+    def _head(self, status: int, fields: Any, ready: bytes) -> bytes:
         parts = [STATUS_LINE[status]]
-        lines = 1
+        lines = 1 + ready.count(_CRLF)
         has_close = False
         for name, value in (*self.default_headers, *fields):
             prefix = _prefixes.get(name)
             if prefix is None:
-                prefix = _prefix(name)
-                has_close |= self._frame(prefix, value)
+                if name == b"content-length" and self.chunked_encoding is None:  # nearly every answer: see `_frame`
+                    prefix = b"content-length: "
+                    self.expected_content_length = int(value)
+                    self.chunked_encoding = False
+                else:
+                    prefix = _prefix(name)
+                    has_close |= self._frame(prefix, value)
             parts += prefix, value, _CRLF
             lines += 1
+        parts.append(ready)
         if not self.keep_alive and not has_close:
             parts.append(b"connection: close\r\n")
             lines += 1
@@ -121,7 +201,7 @@ class B1Cycle(RequestResponseCycle):
         if self.expected_content_length:
             raise RuntimeError("the body is shorter than its Content-Length")
         self.response_complete = True
-        self.message_event.set()
+        self.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

@@ -6,8 +6,6 @@ end of the head. Every other request gets the scope that uvicorn would give it.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from asyncio import AbstractEventLoop
 from contextvars import copy_context
 from typing import Any, cast
@@ -19,12 +17,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from b1.admission import ARRIVED_KEY, LINE_KEY, Line
-from b1.asgi.express import EXPRESS_STATE, Answer, Express
+from b1.asgi.express import EXPRESS_STATE, Answer, Express, Undone
 from b1.asgi.middleware.limiter import DECIDED
 from b1.server.cycle import ANSWERED, B1Cycle, Waiting
 from b1.server.heads import parsed_head
-
-log = logging.getLogger("b1.server")
 
 # A timer fires up to a tick of the loop's clock early.
 _SOON_S = 0.01
@@ -45,6 +41,7 @@ class Exchanges(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._express: Express | None = app_state.get(EXPRESS_STATE)
         self._came_s = 0.0
+        self._decided: Any = None  # about a request whose head was known; the parser sees it next
         # A request begins in this one and not in that of the request before it, or of whoever else gets it going: with a
         # context go a deadline, an open transaction, and whose request it is.
         self._context = copy_context()
@@ -71,23 +68,34 @@ class Exchanges(HttpToolsProtocol):
             return  # the answer before said that it is the last: what follows has no effect, and the client may repeat it
         parser = self.parser
         is_upgrade = parser.should_upgrade() and self._should_upgrade()
-        express = self._express
-        if express is not None and not is_upgrade and parser.get_method() == b"GET" and self._is_between():
+        express, decision = self._express, self._decided
+        self._decided = None
+        if (
+            express is not None
+            and decision is None
+            and not is_upgrade
+            and parser.get_method() == b"GET"
+            and self._is_between()
+        ):
             self._came_s = arrived_s
             try:
                 answer = express.answer(self.url, self.headers, self.client, self.scheme or "http", self._wait)
-            except Exception:  # code of the application's, as a rule: the layers run it again, and say what is wrong
-                log.warning("the short way failed", exc_info=True)
+            except Exception:  # noqa: BLE001 - counted and logged there
+                express.failed()
                 answer = None
             if type(answer) is Answer:
                 self._send_at_once(answer)
                 self.cycle = ANSWERED
                 self.on_response_complete()
                 return
-            if answer is not None:
+            if type(answer) is Undone:
+                decision = answer.decision  # it is charged once, whoever answers
+            elif answer is not None:
                 return
         version = parser.get_http_version()
         self.scope = self._make_scope(self.url, self.headers, arrived_s, parser.get_method().decode("ascii"), version)
+        if decision is not None:
+            cast("Any", self.scope)[DECIDED] = decision
         if not is_upgrade:
             before = self.cycle
             # HTTP/1.0 keeps a connection only where the answer says so, and ours never does.
@@ -119,8 +127,11 @@ class Exchanges(HttpToolsProtocol):
         self._came_s = arrived_s
         try:
             answer = express.again(data, self.client, self.scheme or "http", self._wait)
-        except Exception:  # as in `begin_request`
-            log.warning("the short way failed", exc_info=True)
+        except Exception:  # noqa: BLE001 - counted and logged there
+            express.failed()
+            return False
+        if type(answer) is Undone:
+            self._decided = answer.decision  # it is charged once, whoever answers
             return False
         if type(answer) is Answer:
             self._send_at_once(answer)
@@ -199,7 +210,6 @@ class Exchanges(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
             keep_alive=keep_alive,
             on_response=self.on_response_complete,

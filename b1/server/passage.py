@@ -23,7 +23,9 @@ log = logging.getLogger("b1.server")
 # One message carries at most this many sockets; the kernel's own bound is 253.
 SOCKETS_PER_MESSAGE = 64
 
-SOCKETS, STATE, REST, END = 1, 2, 3, 4
+SOCKETS, STATE, REST, END, NEWS = 1, 2, 3, 4, 5
+# News travels in the message itself, which a worker of the version before reads as a word without a meaning.
+NEWS_BYTES = 16 * 1024
 
 _HEAD = struct.Struct("<Bi")
 _BUFFER_BYTES = 1024 * 1024
@@ -39,6 +41,7 @@ class Parcel:
     kind: int
     sender: int
     descriptors: tuple[int, ...]
+    data: bytes = b""
 
     def discard(self) -> None:
         """Close what came with it."""
@@ -90,6 +93,10 @@ class Passage:
             log.warning("state cannot be left to the successor", extra={"bytes": len(data), "error": str(error)})
             return False
 
+    def send_news(self, data: bytes) -> bool:
+        """Send something small that cannot wait for the state; say whether that worked."""
+        return len(data) <= NEWS_BYTES and _send(self._entrance, NEWS, os.getpid(), (), data)
+
     def send_end(self) -> None:
         """Say that nothing more comes from this process; a successor that does not hear it watches the process."""
         self._send(END, ())
@@ -100,7 +107,7 @@ class Passage:
 
     def keep(self, parcel: Parcel) -> bool:
         """Have copies of what came kept for the next worker, should this one die; say whether that worked."""
-        return _send(self._safe_entrance, parcel.kind, parcel.sender, parcel.descriptors)
+        return _send(self._safe_entrance, parcel.kind, parcel.sender, parcel.descriptors, parcel.data)
 
     def take_kept(self) -> list[Parcel]:
         """Take everything that was kept: whoever serves from now on discards it, whoever comes instead uses it."""
@@ -121,8 +128,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return entrance, exit_
 
 
-def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence[int]) -> bool:
-    message = _HEAD.pack(kind, sender)
+def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence[int], data: bytes = b"") -> bool:
+    message = _HEAD.pack(kind, sender) + data
     try:
         if descriptors:
             socket.send_fds(entrance, [message], list(descriptors))
@@ -135,16 +142,16 @@ def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence
 
 def _receive(exit_: socket.socket) -> Parcel | None:
     try:
-        data, descriptors, _, _ = socket.recv_fds(exit_, _HEAD.size, SOCKETS_PER_MESSAGE)
+        data, descriptors, _, _ = socket.recv_fds(exit_, _HEAD.size + NEWS_BYTES, SOCKETS_PER_MESSAGE)
     except (BlockingIOError, ConnectionError):
         return None
-    if len(data) != _HEAD.size:
+    if len(data) < _HEAD.size:
         Parcel(0, 0, tuple(descriptors)).discard()
         return None
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-    kind, sender = _HEAD.unpack(data)
-    return Parcel(kind, sender, tuple(descriptors))
+    kind, sender = _HEAD.unpack_from(data)
+    return Parcel(kind, sender, tuple(descriptors), data[_HEAD.size :])
 
 
 def read_state(descriptor: int) -> bytes:

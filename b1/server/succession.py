@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from b1.plan import WATERMARKS
-from b1.server.passage import END, REST, SOCKETS, STATE, Parcel, Passage, Predecessor, Will, read_state
+from b1.server.passage import END, NEWS, REST, SOCKETS, STATE, Parcel, Passage, Predecessor, Will, read_state
 from b1.units import MIB
 
 log = logging.getLogger("b1.server")
@@ -74,6 +74,7 @@ class Succession:
         self._state: asyncio.Future[bytes | None] | None = None
         self._rest: asyncio.Future[bytes | None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._hear: Callable[[bytes], None] = lambda data: None
         self._end: Callable[[bool], None] = lambda urgent: None
         self._adopted = 0
         self._gone_by_s = float("inf")  # it serves until it is asked to end
@@ -160,6 +161,10 @@ class Succession:
         assert self._watch is not None
         await asyncio.shield(self._watch)
 
+    def listen(self, hear: Callable[[bytes], None]) -> None:
+        """Give what the predecessor tells while it drains to `hear`, when it comes; call it before `inherit`."""
+        self._hear = hear
+
     def accept(self, adopt: Callable[[socket.socket], None]) -> Replaced | None:
         """From now on take connections: those that have come already, and each that comes. Say what was replaced."""
         if self._predecessor is not None and self._watch is None:
@@ -210,6 +215,8 @@ class Succession:
         elif parcel.kind in (STATE, REST):
             data = read_state(parcel.descriptors[0]) if parcel.descriptors else None
             _resolve(self._state if parcel.kind == STATE else self._rest, data)
+        elif parcel.kind == NEWS:
+            self._hear(parcel.data)
         elif parcel.kind == END:
             _resolve(self._state, None)
             _resolve(self._rest, None)
@@ -272,6 +279,10 @@ class Succession:
     def leave(self, data: bytes, *, last: bool) -> bool:
         """Leave state to the successor, nothing included; say whether that worked."""
         return self._passage.send_state(data, last=last)
+
+    def tell(self, data: bytes) -> bool:
+        """Tell the successor at once; say whether that worked. What it misses has to be in the state too."""
+        return self.has_heir and self._passage.send_news(data)
 
     def leave_connections(self, descriptors: Sequence[int]) -> int:
         """Leave open connections; return how many, from the first on, are the successor's now."""

@@ -223,6 +223,10 @@ class Store(Protocol):
         """
         ...
 
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        """Do of `enter` what concerns the cache, for many entries in one round trip; answers come in their order."""
+        ...
+
     async def store_if_unchanged(
         self,
         key: str,

@@ -12,16 +12,31 @@ from b1.errors import StoreUnavailable
 from b1.store.memory import MemoryStore
 from b1.store.mirror import Mirror
 from b1.store.presence import Presence
+from b1.store.reads import CacheAnswer, CacheRead
 from b1.store.reconcile import Reconciler, Remote
+from b1.store.switching import Switching
 
 
 class CacheVerbs:
-    """Part of `FallbackStore`, which says what the three methods at the end do."""
+    """What `FallbackStore` does for the cache; see `Store` for the verbs.
 
-    _redis: Remote
-    _memory: MemoryStore
-    _debts: Reconciler
-    _presence: Presence
+    Args:
+        debts: what Redis has to be told before it is asked.
+        presence: whether memory's entries count at all.
+        switching: hears how each call went.
+    """
+
+    def __init__(
+        self, redis: Remote, memory: MemoryStore, debts: Reconciler, presence: Presence, switching: Switching
+    ) -> None:
+        self._redis = redis
+        self._memory = memory
+        self._debts = debts
+        self._presence = presence
+        self._switching = switching
+
+    def __repr__(self) -> str:
+        return f"CacheVerbs({self.versions!r}, owes_invalidations={self.owes_invalidations})"
 
     @property
     def versions(self) -> Mirror:
@@ -30,6 +45,23 @@ class CacheVerbs:
     @property
     def owes_invalidations(self) -> bool:
         return self._debts.owes_cache or self._redis.owes_invalidations
+
+    def readable(self, read: CacheRead) -> CacheRead:
+        """Return what memory may be asked in place of Redis.
+
+        When one call failed and Redis goes on, what memory kept from an absence has not heard of anything since.
+        """
+        return read if self._presence.is_local else CacheRead(None, read.tags)
+
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        try:
+            await self._switching.reach_cache()
+            answers = await self._redis.read_many(reads)
+        except StoreUnavailable as reason:
+            self._switching.failed(reason)
+            return self._memory.read_many_now([self.readable(read) for read in reads])
+        self._switching.answered()
+        return answers
 
     async def store_if_unchanged(
         self,
@@ -42,13 +74,12 @@ class CacheVerbs:
         fresh_ms: int | None = None,
     ) -> bool:
         try:
-            await self._reach()
-            await self._debts.pay_cache()
+            await self._switching.reach_cache()
             stored = await self._redis.store_if_unchanged(
                 key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
             )
         except StoreUnavailable as reason:
-            self._failed(reason)
+            self._switching.failed(reason)
             if not self._presence.is_local:
                 return False  # one call failed, and Redis goes on
             # Nobody hears now of what other processes invalidate. A vector of Redis is none of memory's, so what was begun
@@ -57,7 +88,7 @@ class CacheVerbs:
             return await self._memory.store_if_unchanged(
                 key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
             )
-        self._answered()
+        self._switching.answered()
         return stored
 
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
@@ -69,29 +100,18 @@ class CacheVerbs:
         # Owed and sent without a pause in between: nobody else may take the debt over and leave us nothing to wait for.
         self.invalidate_here(tags, soft=soft)
         try:
-            await self._reach()
-            await self._debts.pay_cache()
+            await self._switching.reach_cache()
         except StoreUnavailable as reason:
-            self._failed(reason)
+            self._switching.failed(reason)
             return
-        self._answered()
+        self._switching.answered()
 
     async def barrier(self) -> bool:
         try:
-            await self._reach()
-            await self._debts.pay_cache()
+            await self._switching.reach_cache()
             is_known = await self._redis.barrier()
         except StoreUnavailable as reason:
-            self._failed(reason)
+            self._switching.failed(reason)
             return False
-        self._answered()
+        self._switching.answered()
         return is_known and self.versions.is_exact
-
-    async def _reach(self) -> None:
-        raise NotImplementedError
-
-    def _failed(self, reason: StoreUnavailable) -> None:
-        raise NotImplementedError
-
-    def _answered(self) -> None:
-        raise NotImplementedError

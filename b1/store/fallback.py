@@ -3,37 +3,37 @@
 While Redis answers, memory follows what it says about this process's callers. When it goes, memory goes on from there, and
 when it comes back it is told what happened (`Reconciler`). So one process lets no more than N pass in a window across any
 number of switches; docs/reference/store.md has the bound for several processes and for lost data.
-A claim is finished where it was made; the side is the lowest bit of the fence.
+What that means for claims and for cached values is in files of its own, and so is the way from one to the other and back.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
-from b1.store.base import CacheRead, Charge, Claim, ClaimState, Entered, Penalty, PenaltyRule, Replay, Spent
+from b1.store.ahead import Ahead
+from b1.store.base import CacheAnswer, CacheRead, Charge, Claim, Entered, Penalty, PenaltyRule, Replay, Spent
 from b1.store.cached import CacheVerbs
+from b1.store.claiming import ClaimVerbs
 from b1.store.instances import Instances
 from b1.store.memory import MemoryStore
+from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept
 from b1.store.passing.report import Absorbed, Exported
 from b1.store.presence import FallbackSnapshot, Presence
 from b1.store.reconcile import Reconciler, Remote
+from b1.store.switching import Switching
 from b1.store.tally import OwedEntry
 from b1.store.terms import PLAIN, Terms
 
 _log = logging.getLogger("b1.store")
-_LOOK_EVERY_S = 0.2
 # Nobody is accepted while a worker leaves its state; what is not paid by then passes to the successor.
 _PAY_S = 0.25
-_PROBE = Charge("store:probe", 1_000_000, 1000)
 
 
-class FallbackStore(CacheVerbs):
+class FallbackStore:
     """A Redis store with a memory store behind it.
 
     A task looks for Redis while it is away, and ends when nothing is owed; close the store before its link.
@@ -44,18 +44,23 @@ class FallbackStore(CacheVerbs):
         clock: for the snapshot.
         instances: how many processes share the Redis, as long as it has not said so itself; while it is away each
             takes its part of the quotas.
+        ahead: of each quota the part that may be spent before Redis knows; see `b1.store.ahead`. 0: none.
     """
 
-    def __init__(self, redis: Remote, memory: MemoryStore, clock: Clock, *, instances: int = 1) -> None:
+    def __init__(
+        self, redis: Remote, memory: MemoryStore, clock: Clock, *, instances: int = 1, ahead: float = 0.0
+    ) -> None:
         self._redis = redis
         self._memory = memory
         self._debts = Reconciler(redis, memory)
         self._presence = Presence(clock)
         self._instances = Instances(redis, clock, configured=instances)
-        self._adopted = 0
-        self._has_left = False  # what is owed is a successor's now, and nobody pays it here
-        self._connects = -1  # the connection that memory follows; -1: none yet
-        self._task: asyncio.Task[None] | None = None
+        self._switching = Switching(redis, memory, self._debts, self._presence, self._instances.announce)
+        self._reach, self._failed = self._switching.reach, self._switching.failed
+        self._answered, self._look_for_return = self._switching.answered, self._switching.look_for_return
+        self._ahead = Ahead(memory, ahead) if ahead else None
+        self._cache = CacheVerbs(redis, memory, self._debts, self._presence, self._switching)
+        self._claims = ClaimVerbs(redis, memory, self._switching)
 
     def __repr__(self) -> str:
         return f"FallbackStore(mode={self.mode!r}, switches={self._presence.switches}, redis={self._redis!r})"
@@ -66,7 +71,7 @@ class FallbackStore(CacheVerbs):
 
     async def aclose(self) -> None:
         """End the task that looks for Redis; what is still owed is paid if Redis is there."""
-        await self._stop_looking()
+        await self._switching.stop_looking()
         await self._instances.aclose()
         if not self._has_left and not await self.pay(1.0):
             _log.warning("state was not handed over", extra={"owed": repr(self._debts)})
@@ -76,12 +81,18 @@ class FallbackStore(CacheVerbs):
     ) -> Exported:
         is_here = self._redis.is_up and not (self._has_left or self._presence.is_local)
         is_away = not (is_here and await self.pay(_PAY_S))
-        self._has_left = is_away or last
+        self._switching.has_left = is_away or last
         if self._has_left:
-            await self._stop_looking()
+            await self._switching.stop_looking()
         return await self._memory.passing.export(
             limit_bytes, last=last, drain_ms=drain_ms, extras=extras, debts=self._debts, is_away=is_away
         )
+
+    def tell_through(self, has_heir: Callable[[], bool], tell: Callable[[bytes], bool]) -> None:
+        self._memory.tell_through(has_heir, tell)
+
+    def hear(self, data: bytes) -> None:
+        self._memory.hear(data)
 
     async def absorb(self, data: bytes) -> Absorbed:
         absorbed = await self._memory.passing.absorb(data, debts=self._debts)
@@ -117,6 +128,27 @@ class FallbackStore(CacheVerbs):
 
         return self._redis.spend_soon(charges, terms, followed)
 
+    def spend_ahead(self, charges: Sequence[Charge], terms: Terms) -> Spent | None:
+        """Decide without waiting for Redis, which is told afterwards; None, and nothing, where it has to be asked."""
+        ahead = self._ahead
+        if ahead is None or self._switching.has_left or self._presence.is_local or self._debts.owes:
+            return None
+        spent = None if self._is_shut_out_here(terms) else ahead.take(charges, terms)
+        if spent is None:
+            return None
+
+        def heard(reply: Spent | None) -> None:
+            if reply is not None:
+                self._answered()
+            ahead.heard(charges, terms, reply)
+            if self._memory.windows.owed:
+                self._look_for_return()
+
+        if self._redis.spend_soon(charges, terms, heard, is_patient=True):
+            return spent
+        ahead.undo(charges)
+        return None
+
     async def enter(
         self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
     ) -> Entered:
@@ -133,6 +165,44 @@ class FallbackStore(CacheVerbs):
             return self._stand_in(charges, read, terms, commit=True)
         self._follow(charges, entered.spent, terms, commit=True)
         return entered
+
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        return await self._cache.read_many(reads)
+
+    async def store_if_unchanged(
+        self,
+        key: str,
+        value: bytes | None,
+        *,
+        tags: tuple[str, ...],
+        vector: bytes,
+        ttl_ms: int,
+        fresh_ms: int | None = None,
+    ) -> bool:
+        return await self._cache.store_if_unchanged(
+            key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
+        )
+
+    @property
+    def versions(self) -> Mirror:
+        return self._cache.versions
+
+    def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        self._cache.invalidate_here(tags, soft=soft)
+
+    async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
+        await self._cache.invalidate(tags, soft=soft)
+
+    @property
+    def owes_invalidations(self) -> bool:
+        return self._cache.owes_invalidations
+
+    async def barrier(self) -> bool:
+        return await self._cache.barrier()
+
+    async def pay(self, limit_s: float) -> bool:
+        """Pay all that is owed if Redis is there; say whether nothing is left."""
+        return await self._switching.pay(limit_s)
 
     async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
         try:
@@ -189,71 +259,16 @@ class FallbackStore(CacheVerbs):
         return replay
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        # What memory decided was claimed or finished while Redis was away; Redis may know nothing of it.
-        if self._memory.claims.is_live(key, self._memory.now_ms()):
-            return _local(await self._memory.claim(key, fingerprint, lease_ms=lease_ms))
-        try:
-            await self._reach()
-            claim = await self._redis.claim(key, fingerprint, lease_ms=lease_ms)
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            return _local(await self._memory.claim(key, fingerprint, lease_ms=lease_ms))
-        self._answered()
-        if claim.state is not ClaimState.CLAIMED:
-            return replace(claim, fence=claim.fence * 2) if claim.is_owner_gone else claim
-        now_ms = self._memory.now_ms()
-        self._memory.claims.mirror(key, fingerprint, claim.fence, lease_ms=lease_ms, now_ms=now_ms)
-        return Claim(ClaimState.CLAIMED, fence=claim.fence * 2)
+        return await self._claims.claim(key, fingerprint, lease_ms=lease_ms)
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
-        if fence % 2:
-            return await self._memory.renew(key, fence // 2, lease_ms=lease_ms)
-        # Its mirror too: when Redis has gone, that is what a duplicate meets. Another process sees the lease in Redis
-        # or nothing at all.
-        is_held_here = await self._memory.renew(key, fence // 2, lease_ms=lease_ms)
-        try:
-            await self._reach()
-            renewed = await self._redis.renew(key, fence // 2, lease_ms=lease_ms)
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            return is_held_here
-        self._answered()
-        return renewed
+        return await self._claims.renew(key, fence, lease_ms=lease_ms)
 
     async def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int) -> bool:
-        claims, own_fence, now_ms = self._memory.claims, fence // 2, self._memory.now_ms()
-        if fence % 2:
-            finished = claims.finish(key, own_fence, record, ttl_ms=ttl_ms, now_ms=now_ms)
-            if finished:
-                claims.owed[key] = 0
-                self._look_for_return()
-            return finished
-        try:
-            await self._reach()
-            finished = await self._redis.finish(key, own_fence, record, ttl_ms=ttl_ms)
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            kept = claims.finish_mirror(key, own_fence, record, ttl_ms=ttl_ms, now_ms=self._memory.now_ms())
-            self._adopted += kept
-            self._look_for_return()
-            return kept
-        self._answered()
-        if finished:
-            claims.mirror_finish(key, own_fence, record, ttl_ms=ttl_ms, now_ms=self._memory.now_ms())
-        return finished
+        return await self._claims.finish(key, fence, record, ttl_ms=ttl_ms)
 
     async def release(self, key: str, fence: int) -> bool:
-        released_here = await self._memory.release(key, fence // 2)
-        if fence % 2:
-            return released_here
-        try:
-            await self._reach()
-            released = await self._redis.release(key, fence // 2)
-        except StoreUnavailable as reason:
-            self._failed(reason)
-            return True  # its lease in Redis runs out by itself
-        self._answered()
-        return released
+        return await self._claims.release(key, fence)
 
     async def usage(self) -> StoreUsage:
         """Ask Redis how full it is.
@@ -288,36 +303,22 @@ class FallbackStore(CacheVerbs):
             latency_ms=redis.latency_ms,
             switches=self._presence.switches,
             local_calls=self._presence.local_calls,
-            adopted=self._adopted,
+            adopted=self._claims.adopted,
             mode_since_s=self._presence.since_s,
             reconcile=self._debts.snapshot(),
             instances=self._instances.count,
+            ahead=self._ahead.decided if self._ahead is not None else 0,
+            regretted=self._ahead.regretted if self._ahead is not None else 0,
         )
 
-    async def _reach(self, charges: Sequence[Charge] = ()) -> None:
-        """Make sure that Redis may be asked about `charges`: it is there, and knows what was counted here.
-
-        Raises:
-            StoreUnavailable: it may not.
-        """
-        if self._has_left:
-            raise StoreUnavailable("what is owed to Redis was left to a successor")
-        if not (self._presence.is_local or self._debts.owes):
-            return
-        if not self._redis.is_up:
-            raise StoreUnavailable("Redis is away")
-        self._note_connection()
-        if charges:
-            await self._debts.pay_windows([charge.key for charge in charges])
-
-    def _note_connection(self) -> None:
-        connects = self._redis.connects
-        if self._connects not in (-1, connects):
-            self._memory.windows.owe_all()
-        self._connects = connects
+    @property
+    def _has_left(self) -> bool:
+        return self._switching.has_left
 
     def _follow(self, charges: Sequence[Charge], spent: Spent, terms: Terms, *, commit: bool) -> None:
         self._answered()
+        if self._ahead is not None:
+            spent = self._ahead.with_unheard(charges, spent)
         self._memory.follow(charges, spent, terms, commit=commit)
         if self._memory.windows.owed:
             self._look_for_return()
@@ -325,9 +326,8 @@ class FallbackStore(CacheVerbs):
     def _stand_in(self, charges: Sequence[Charge], read: CacheRead | None, terms: Terms, *, commit: bool) -> Entered:
         """Decide here, with this process's part of what was left."""
         share = self._instances.count
-        if read is not None and not self._presence.is_local:
-            # One call failed, and Redis goes on: what memory kept from an absence has not heard of anything since.
-            read = CacheRead(None, read.tags)
+        if read is not None:
+            read = self._cache.readable(read)
         entered = self._memory.enter_now(charges, read, commit=commit, terms=terms, is_stand_in=True, share=share)
         penalty = entered.spent.penalty
         if terms.offender is not None and penalty is not None and penalty.blocked_ms and self._presence.is_local:
@@ -340,58 +340,3 @@ class FallbackStore(CacheVerbs):
         if offender is None or terms.is_forced:
             return False
         return offences.has_decided_here(offender.key, self._memory.now_ms())
-
-    def _failed(self, reason: StoreUnavailable) -> None:
-        """Memory answers this call."""
-        if self._presence.failed(reason, is_up=self._redis.is_up):
-            # Nobody hears of other processes' invalidations from now on, nor did memory of those before.
-            self._memory.entries.invalidate(None)
-            self._redis.versions.is_away = True
-        self._look_for_return()
-
-    def _answered(self) -> None:
-        if self._presence.is_local:
-            self._redis.versions.note_return()
-        self._presence.answered()
-        self._instances.announce()
-        if self._connects == -1:
-            self._connects = self._redis.connects
-
-    def _look_for_return(self) -> None:
-        if not self._has_left and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._come_back(), name="b1-store-return")
-
-    async def _stop_looking(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def pay(self, limit_s: float) -> bool:
-        """Pay all that is owed if Redis is there; say whether nothing is left."""
-        if self._debts.owes and self._redis.is_up:
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._debts.pay_all()
-            except (StoreUnavailable, TimeoutError):
-                return False
-        return not self._debts.owes
-
-    async def _come_back(self) -> None:
-        """Wait for Redis, tell it what it is owed, and end when nothing is left to do."""
-        while self._presence.is_local or self._debts.owes:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            self._redis.versions.pass_time()
-            if not self._redis.is_up:
-                continue
-            try:
-                self._note_connection()
-                # A script that writes: a server that only reads, or has no memory, is not back.
-                await self._redis.spend([_PROBE])
-                self._answered()
-                await self._debts.pay_all()
-            except StoreUnavailable:
-                continue
-
-
-def _local(claim: Claim) -> Claim:
-    return claim if claim.state is not ClaimState.CLAIMED else Claim(ClaimState.CLAIMED, fence=claim.fence * 2 + 1)

@@ -5,10 +5,21 @@ It counts windows and leases on the monotonic clock, so a wall clock that is set
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from b1.clock import Clock
-from b1.store.base import CacheRead, Charge, Claim, Entered, Penalty, PenaltyRule, Replay, Spent, StoreSnapshot
+from b1.store.base import (
+    CacheAnswer,
+    CacheRead,
+    Charge,
+    Claim,
+    Entered,
+    Penalty,
+    PenaltyRule,
+    Replay,
+    Spent,
+    StoreSnapshot,
+)
 from b1.store.buckets import Buckets
 from b1.store.claims import Claims
 from b1.store.deciding import Tables, decide, follow, refund
@@ -109,6 +120,14 @@ class MemoryStore:
     ) -> Entered:
         return self.enter_now(charges, read, terms=terms or PLAIN)
 
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        return self.read_many_now(reads)
+
+    def read_many_now(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        """Do what `read_many` does, without an await."""
+        now_ms = self.now_ms()
+        return [self.entries.read(read, now_ms) for read in reads]
+
     def follow(self, charges: Sequence[Charge], spent: Spent, terms: Terms, *, commit: bool) -> None:
         """Know what Redis decided, for the time when it is away."""
         takes = commit and spent.allowed
@@ -195,6 +214,12 @@ class MemoryStore:
 
     async def absorb(self, data: bytes) -> Absorbed:
         return await self.passing.absorb(data)
+
+    def tell_through(self, has_heir: Callable[[], bool], tell: Callable[[bytes], bool]) -> None:
+        self.passing.tell_through(has_heir, tell)
+
+    def hear(self, data: bytes) -> None:
+        self.passing.hear(data)
 
     async def sweep(self, prefix: str, cursor: int, *, limit: int) -> Swept:
         """Remove finished claims whose keys begin with `prefix`, from the next `limit` keys."""

@@ -35,6 +35,7 @@ class FallbackSnapshot(StoreSnapshot):
         mode_since_s: age of the present mode.
         reconcile: what Redis is owed, and was paid.
         instances: processes that share the Redis; while it is away each takes its part of the quotas.
+        ahead: decisions that were made before Redis confirmed them; regretted: those that Redis would have refused.
     """
 
     switches: int
@@ -43,6 +44,8 @@ class FallbackSnapshot(StoreSnapshot):
     mode_since_s: float
     reconcile: ReconcileSnapshot
     instances: int = 1
+    ahead: int = 0
+    regretted: int = 0
 
 
 class Presence:

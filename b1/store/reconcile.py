@@ -46,7 +46,14 @@ class Remote(Store, Protocol):
     @property
     def versions(self) -> Mirror: ...
 
-    def spend_soon(self, charges: Sequence[Charge], terms: Terms, tell: Callable[[Spent | None], None]) -> bool: ...
+    def spend_soon(
+        self,
+        charges: Sequence[Charge],
+        terms: Terms,
+        tell: Callable[[Spent | None], None],
+        *,
+        is_patient: bool = False,
+    ) -> bool: ...
 
     async def merge(self, batch: Batch, *, waited_ms: int) -> int: ...
 

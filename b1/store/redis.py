@@ -6,7 +6,6 @@ It knows nothing of connections (the link does) and never answers from local sta
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +16,10 @@ from b1.link.replies import Argument
 from b1.store.asked_cache import cache_answer, packed_tags
 from b1.store.asking import Asked, Question, question_of
 from b1.store.base import (
-    GRACE_MS,
+    CacheAnswer,
     CacheRead,
     Charge,
     Claim,
-    ClaimState,
     Entered,
     Penalty,
     PenaltyRule,
@@ -31,20 +29,14 @@ from b1.store.base import (
     StreamEntry,
 )
 from b1.store.claims import Kept
-from b1.store.following import Following
 from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept, pattern_of, usage_in
-from b1.store.owner import is_gone, own_name
+from b1.store.remote_cache import RemoteCache
+from b1.store.remote_claims import RemoteClaims
 from b1.store.scripts import SCRIPTS
-from b1.store.tally import Batch, Drained
+from b1.store.tally import Batch, Drained, asked_of
 from b1.store.terms import PLAIN, Terms
-from b1.store.versions import new_epoch, place_of
-
-# By the number in the reply: the state, whether a value comes with it, and whether a stale value comes with the lease.
-_PART = struct.Struct(">III")
-_U32_MOST = 2**32 - 1
-# Longer than any batch is tried again; see `Reconciler`.
-_MARK_MS = 3_600_000
+from b1.store.versions import new_epoch
 
 
 class RedisStore:
@@ -78,9 +70,9 @@ class RedisStore:
         self.prefix = f"b1:{{{namespace}}}:"
         self._link = link
         self._fixed_now_ms = now_ms
-        self._table = self.prefix + "cache:versions"
         self._mirror = Mirror(clock or SystemClock(), lambda: link.is_up, away_limit_s=away_limit_s)
-        self._owner: bytes | None = None  # asked for with the first claim: constructors read no files
+        self._cache = RemoteCache(link, self.prefix, self._mirror)
+        self._claims = RemoteClaims(link, self.prefix, self._now)
         for name, source in SCRIPTS.items():
             link.register(name, source)
 
@@ -111,9 +103,7 @@ class RedisStore:
         Raises:
             RuntimeError: the link is running.
         """
-        following = Following(self._table, self._mirror, heartbeat_s=heartbeat_s)
-        self._link.accompany(following.begin)
-        self._link.subscribe([self._table], following.pushed)
+        self._cache.keep_mirror(heartbeat_s=heartbeat_s)
 
     async def spend(self, charges: Sequence[Charge], *, commit: bool = True, terms: Terms | None = None) -> Spent:
         terms = terms or PLAIN
@@ -135,8 +125,18 @@ class RedisStore:
             await self._link.script("enter", question.keys, self._asked(question, terms, commit))
         )
 
-    def spend_soon(self, charges: Sequence[Charge], terms: Terms, tell: Callable[[Spent | None], None]) -> bool:
+    def spend_soon(
+        self,
+        charges: Sequence[Charge],
+        terms: Terms,
+        tell: Callable[[Spent | None], None],
+        *,
+        is_patient: bool = False,
+    ) -> bool:
         """Do what `spend` does without a task: `tell` hears of the decision, or None, in the call that reads the reply.
+
+        Args:
+            is_patient: nobody waits for it; see `Link.post`.
 
         Returns:
             False when nothing was sent, and `tell` will hear nothing.
@@ -146,7 +146,7 @@ class RedisStore:
         if command is None:
             return False
         try:
-            self._link.post(command, Asked(question.layout, tell))
+            self._link.post(command, Asked(question.layout, tell), is_patient=is_patient)
         except StoreUnavailable:
             return False
         return True
@@ -169,7 +169,7 @@ class RedisStore:
         arguments = self._asked(question, terms, True)
         arguments += "v" if read.key is None else "e", read.lease_ms, new_epoch(), read.held or ""
         arguments.append(packed_tags(read.tags))
-        reply = await self._link.script("enter", question.keys + self._cache_keys(read.key or ""), arguments)
+        reply = await self._link.script("enter", question.keys + self._cache.keys_of(read.key or ""), arguments)
         if type(reply) is list and reply:
             answer = cache_answer(reply[1:])
             self._mirror.learn(read.tags, answer.vector)
@@ -207,6 +207,9 @@ class RedisStore:
         reply = await self._link.script("present", [self.prefix + "store:processes"], [self._now(), process, for_ms])
         return reply if isinstance(reply, int) else 1
 
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        return await self._cache.read_many(reads)
+
     async def store_if_unchanged(
         self,
         key: str,
@@ -217,35 +220,22 @@ class RedisStore:
         ttl_ms: int,
         fresh_ms: int | None = None,
     ) -> bool:
-        stale_ms = 0 if fresh_ms is None else max(0, ttl_ms - fresh_ms)
-        is_value = 0 if value is None else 1
-        arguments: list[Argument] = [vector, ttl_ms, is_value, value or b"", stale_ms, packed_tags(tags)]
-        return bool(await self._link.script("store_if_unchanged", self._cache_keys(key), arguments) == 1)
+        return await self._cache.store_if_unchanged(
+            key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
+        )
 
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         self._mirror.mark(tags, soft)
 
     async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
-        if self._mirror.is_all_marked:
-            tags = None
-        mark = self._mirror.mark(tags, soft)
-        hard = {place_of(tag)[0] for tag in tags or ()}
-        weak = {place_of(tag)[0] for tag in soft} - hard
-        arguments = [new_epoch(), 1 if tags is None else 0, b"".join(sorted(hard)), b"".join(sorted(weak))]
-        # The source and not its digest: a server that had lost the script would be told after what was sent behind it.
-        change = await self._link.whole_script("invalidate", [self._table], arguments)
-        if not isinstance(change, bytes):
-            raise StoreUnavailable(f"the invalidate script answered {change!r}, expected bytes")
-        self._mirror.hear_own(change)
-        self._mirror.settle(mark)
+        await self._cache.invalidate(tags, soft=soft)
 
     @property
     def owes_invalidations(self) -> bool:
         return self._mirror.has_marks
 
     async def barrier(self) -> bool:
-        await self._link.call("PING")
-        return self._mirror.is_exact
+        return await self._cache.barrier()
 
     async def penalise(self, key: str, rule: PenaltyRule, *, strikes: int = 1, pardon: bool = False) -> Penalty:
         arguments = [self._now(), strikes, 1 if pardon else 0, rule.threshold, rule.decay_ms, rule.forget_ms]
@@ -268,53 +258,27 @@ class RedisStore:
         return Replay(tuple(entries), reply[0] == 1)
 
     async def claim(self, key: str, fingerprint: bytes, *, lease_ms: int) -> Claim:
-        if self._owner is None:
-            self._owner = await asyncio.to_thread(own_name)
-        arguments = [self._now(), fingerprint, lease_ms, GRACE_MS, self._owner]
-        reply = await self._run("claim", [self.prefix + key], arguments, 1)
-        match reply:
-            case [2, bytes(record)]:
-                return Claim(ClaimState.FINISHED, record=record)
-            case [0, int(fence)]:
-                return Claim(ClaimState.CLAIMED, fence=fence)
-            case [1, int(retry_after_ms), *more]:
-                return await self._in_flight(retry_after_ms, more)
-            case [3, *told]:
-                return Claim(ClaimState.MISMATCH, fingerprint=told[0] if told else b"")
-        raise StoreUnavailable(f"the claim script answered {reply!r}, which this version does not know")
-
-    async def _in_flight(self, retry_after_ms: int, more: list[Any]) -> Claim:
-        match more:
-            case [int(fence), bytes(owner), *_] if owner != self._owner and await asyncio.to_thread(is_gone, owner):
-                return Claim(ClaimState.IN_FLIGHT, None, fence, retry_after_ms, is_owner_gone=True)
-        return Claim(ClaimState.IN_FLIGHT, retry_after_ms=retry_after_ms)
+        return await self._claims.claim(key, fingerprint, lease_ms=lease_ms)
 
     async def renew(self, key: str, fence: int, *, lease_ms: int) -> bool:
-        arguments = [self._now(), fence, lease_ms, GRACE_MS]
-        return bool(await self._link.script("renew", [self.prefix + key], arguments) == 1)
+        return await self._claims.renew(key, fence, lease_ms=lease_ms)
 
     async def finish(self, key: str, fence: int, record: bytes, *, ttl_ms: int) -> bool:
-        arguments = [self._now(), fence, record, ttl_ms]
-        return bool(await self._link.script("finish", [self.prefix + key], arguments) == 1)
+        return await self._claims.finish(key, fence, record, ttl_ms=ttl_ms)
 
     async def release(self, key: str, fence: int) -> bool:
-        return bool(await self._link.script("release", [self.prefix + key], [fence, GRACE_MS]) == 1)
+        return await self._claims.release(key, fence)
 
     async def merge(self, batch: Batch, *, waited_ms: int) -> int:
         """Add windows that were counted elsewhere, once per batch; return how many could not be read here."""
-        keys = [f"{self.prefix}store:merged:{batch.name}"]
-        arguments: list[str | int | bytes] = [self._now(), _MARK_MS if batch.is_owed else ""]
-        for tally in batch.tallies:
-            keys.append(self.prefix + tally.key)
-            packed = [_PART.pack(min(age + waited_ms, _U32_MOST), known, owed) for age, known, owed in tally.parts]
-            arguments += tally.window_ms, b"".join(packed)
+        arguments: list[Argument] = [self._now(), *asked_of(batch, waited_ms)]
+        keys = [f"{self.prefix}store:merged:{batch.name}", *(self.prefix + tally.key for tally in batch.tallies)]
         unreadable = await self._link.script("merge", keys, arguments)
         return unreadable if isinstance(unreadable, int) and unreadable > 0 else 0
 
     async def adopt(self, kept: Kept) -> bool:
         """Keep a record that was made elsewhere, unless its key has another owner or record here."""
-        arguments = [self._now(), kept.fingerprint, kept.fence, kept.record, kept.ttl_ms]
-        return bool(await self._link.script("adopt", [self.prefix + kept.key], arguments) == 1)
+        return await self._claims.adopt(kept)
 
     async def usage(self) -> StoreUsage:
         """Ask the server how full it is.
@@ -349,10 +313,6 @@ class RedisStore:
             errors=link.failures,
             latency_ms=link.latency_ms,
         )
-
-    def _cache_keys(self, key: str) -> list[str]:
-        entry = self.prefix + key
-        return [self._table, entry, entry + ":lease"]
 
     def _stream_keys(self, stream: str) -> list[str]:
         ring = self.prefix + stream

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import NamedTuple
 
 from b1.store.window import Part
+
+_PART = Struct(">III")
+_U32_MOST = 2**32 - 1
+# Longer than any batch is tried again; see `Reconciler`.
+_MARK_MS = 3_600_000
 
 
 class Tally(NamedTuple):
@@ -57,3 +63,12 @@ class Batch:
     tallies: tuple[Tally, ...]
     made_ms: int
     is_owed: bool
+
+
+def asked_of(batch: Batch, waited_ms: int) -> list[str | int | bytes]:
+    """Return a batch as ``lua/merge.lua`` takes it, behind the time; its tallies are `waited_ms` older than they say."""
+    asked: list[str | int | bytes] = [_MARK_MS if batch.is_owed else ""]
+    for tally in batch.tallies:
+        parts = [_PART.pack(min(age_ms + waited_ms, _U32_MOST), known, owed) for age_ms, known, owed in tally.parts]
+        asked += tally.window_ms, b"".join(parts)
+    return asked

@@ -20,7 +20,7 @@ from typing import Literal
 EPOCH_BYTES = 8
 VERSION_BYTES = 4
 REDIS_BUCKETS = 65_536
-MEMORY_BUCKETS = 16_384
+MEMORY_BUCKETS = 65_536
 # Here a count is over: the next soft step is a hard one, the next hard one a new epoch.
 SOFT_END, HARD_END = 0x80, 0x8000_0000
 
@@ -78,7 +78,7 @@ def after_soft(version: int) -> int:
 
 
 class Versions:
-    """The versions of one process, and so exact. The table of 64 KiB is made when the first tag is asked for.
+    """The versions of one process, and so exact. The table of 256 KiB is made when the first tag is asked for.
 
     Attributes:
         changes: grows with every invalidation.

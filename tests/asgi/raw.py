@@ -30,6 +30,7 @@ class Reply:
     body: bytes = b""
     starts: int = 0
     is_complete: bool = False
+    lines: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def json(self) -> Any:
@@ -113,7 +114,8 @@ async def call(
         if message["type"] == "http.response.start":
             reply.starts += 1
             reply.status = message["status"]
-            reply.headers = {name.decode().lower(): value.decode() for name, value in message.get("headers", ())}
+            reply.lines = list(message.get("headers", ()))
+            reply.headers = {name.decode().lower(): value.decode("latin-1") for name, value in reply.lines}
         elif message["type"] == "http.response.body":
             reply.body += message.get("body", b"")
             reply.is_complete = not message.get("more_body", False)

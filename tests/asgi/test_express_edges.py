@@ -280,6 +280,71 @@ async def test_what_stands_around_an_application_with_a_profile_is_not_passed_by
         assert express_of(site).answer(b"/open", [(b"host", b"site")], None, "http", lambda: None) is None  # type: ignore[arg-type,return-value]
 
 
+@pytest.fixture(params=["memory", "redis"])
+async def both(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Site]:
+    has_redis = request.param == "redis"
+    async with running(add_routes, REDIS_URL=redis_url) if has_redis else running(add_routes) as site:
+        yield site
+
+
+def break_after_the_decision(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decided(*_: object) -> None:
+        raise LookupError("a table is missing")
+
+    monkeypatch.setattr(express_of(site), "decided", decided)
+
+
+def failures(site: Site) -> bytes:
+    text: bytes = site.b1.runtime.metrics.exposition("")[0]
+    return next(line for line in text.splitlines() if line.startswith(b"b1_short_way_failures_total "))
+
+
+async def test_a_failure_after_the_decision_is_charged_once_and_counted(
+    both: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await warm(both, both.get("/few"))  # spends three of five
+    break_after_the_decision(both, monkeypatch)
+    line = both.line()
+    [answer] = await line.ask(both.get("/few"))
+    assert (200, b'"few"', b"1", 1) == (
+        answer.status, answer.body, answer.fields[b"x-ratelimit-remaining"], line.tasks,
+    )  # fmt: skip
+    assert b"b1_short_way_failures_total 1.0" == failures(both)
+
+
+async def test_a_request_whose_head_is_known_is_charged_once_too(both: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = both.get("/few")
+    await warm(both, request)
+    line = both.line()
+    [first] = await line.ask(request)
+    break_after_the_decision(both, monkeypatch)
+    [second], [third] = await line.ask(request), await line.ask(request)
+    assert [b"1", b"0", b"0"] == [one.fields[b"x-ratelimit-remaining"] for one in (first, second, third)]
+    assert ([200, 200, 429], 2) == ([one.status for one in (first, second, third)], line.tasks)
+    assert b"b1_short_way_failures_total 2.0" == failures(both)
+
+
+async def test_a_failure_after_a_refusal_lets_nobody_pass(both: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await warm(both, both.get("/few"))
+    [_, _, expected] = [(await both.line().ask(both.get("/few")))[0] for _ in range(3)]
+    break_after_the_decision(both, monkeypatch)
+    [answer] = await both.line().ask(both.get("/few"))
+    assert (429, expected.lasting) == (answer.status, answer.lasting)
+
+
+async def test_a_failure_before_the_decision_is_counted_and_charged_by_the_layers_alone(memory: Site) -> None:
+    await warm(memory, memory.get("/breaking"))
+    memory.runs = -1
+    await memory.line().ask(memory.get("/breaking"))
+    assert b"b1_short_way_failures_total 1.0" == failures(memory)
+
+
+async def test_without_a_failure_nothing_is_counted(both: Site) -> None:
+    await warm(both, both.get("/few"))
+    await both.line().ask(both.get("/few"))
+    assert b"b1_short_way_failures_total 0.0" == failures(both)
+
+
 async def until(is_so: Any) -> None:
     async with asyncio.timeout(10):
         while not is_so():

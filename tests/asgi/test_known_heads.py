@@ -16,9 +16,11 @@ from b1.types import Principal
 from tests.asgi.test_express import Line, Site, bare, running, warm
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "ahead"])
 async def site(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Site]:
-    environment = {"REDIS_URL": redis_url} if request.param == "redis" else {}
+    environment = {} if request.param == "memory" else {"REDIS_URL": redis_url}
+    if request.param == "ahead":
+        environment["B1_LIMIT_AHEAD"] = "5"
 
     def prepare(site: Site) -> None:
         @site.app.post("/echo")

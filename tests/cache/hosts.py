@@ -13,7 +13,7 @@ from typing import Any
 from b1.cache import L1, Cache
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
-from b1.store.base import CacheRead, Entered
+from b1.store.base import CacheAnswer, CacheRead
 from b1.store.memory import MemoryStore
 from b1.types import VersionSource
 
@@ -47,7 +47,8 @@ class HostStore:
     """One host's way to the common store.
 
     Attributes:
-        calls: what crossed it.
+        calls: what crossed it; a read of many is many.
+        trips: how many entries each read asked for.
         is_away: every call fails.
         stands_in: what answers in place of a failure, as local; as the real store does it.
         pause: while it is cleared, calls are carried out and their answers wait.
@@ -57,6 +58,7 @@ class HostStore:
         self.common = common
         self.mode = "redis"
         self.calls: list[str] = []
+        self.trips: list[int] = []
         self.reads: list[CacheRead] = []
         self.is_away = False
         self.stands_in: MemoryStore | None = None
@@ -68,17 +70,20 @@ class HostStore:
     def versions(self) -> VersionSource:
         return self._deaf or self.common.versions
 
-    async def enter(self, charges: tuple[()], *, read: CacheRead) -> Entered:
-        self._cross("enter")
-        self.reads.append(read)
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        self.trips.append(len(reads))
+        for _ in reads:
+            self._cross("enter")
+        self.reads += reads
         if self.stands_in is not None:
             self.mode = "local"
-            return await self.stands_in.enter(charges, read=read)
-        entered = await self.common.enter(charges, read=read)
+            return await self.stands_in.read_many(reads)
+        answers = await self.common.read_many(reads)
         await self.pause.wait()
-        if self._deaf is not None and entered.cache is not None:
-            self._deaf.learn(read.tags, entered.cache.vector)
-        return entered
+        if self._deaf is not None:
+            for read, answer in zip(reads, answers, strict=True):
+                self._deaf.learn(read.tags, answer.vector)
+        return answers
 
     async def store_if_unchanged(self, key: str, value: bytes | None, **rest: Any) -> bool:
         self._cross("store" if value is not None else "give up")

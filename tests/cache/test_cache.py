@@ -1,9 +1,11 @@
 """One load per key, and never a value that was invalidated while it loaded."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 
 import pytest
 
+from b1.asgi.endpoints.caches import readable
 from b1.cache import L1, Cache
 from b1.clock import DEADLINE, ManualClock
 from b1.errors import DeadlineExceeded, NotReady
@@ -147,3 +149,34 @@ async def test_closing_ends_the_loads_that_run_and_cancels_nobody_who_waits(cach
     with pytest.raises(NotReady):
         await cache.get_or_load("k", Loader(), ttl_s=60)
     assert cache.snapshot().loads_running == 0
+
+
+class Followed:
+    """Stands for what tells a CDN."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[list[str] | None, list[str]]] = []
+
+    def follow(self, done: Awaitable[None], hard: Sequence[str] | None, soft: Sequence[str] = ()) -> None:
+        self.names.append((None if hard is None else [readable(name) for name in hard], [*soft]))
+
+
+async def test_what_the_application_invalidates_is_told_to_the_cdn_unless_it_says_no(clock: ManualClock) -> None:
+    followed = Followed()
+    cache = Cache(L1(1_000_000, clock), clock, limit_bytes=1_000_000, purging=followed)
+    await cache.invalidate(["ledger:3"])
+    await cache.invalidate(keys=["http:/x"], organization="3")
+    await cache.invalidate(["search"], soft=True)
+    await cache.invalidate(everything=True)
+    await cache.delete("http:/x")
+    told = [(["ledger:3"], []), (["key http:/x of 3"], []), ([], ["search"]), (None, []), (["key http:/x"], [])]
+    assert told == followed.names
+    await cache.invalidate(["ledger:3"], purge=False)
+    await cache.invalidate(everything=True, purge=False)
+    await cache.delete("http:/x", purge=False)
+    await cache.set("user:7", 1)
+    await cache.invalidate_names(["ledger:3"])
+    with pytest.raises(ValueError, match="softly"):
+        cache.invalidate(everything=True, soft=True)
+    assert told == followed.names
+    await cache.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -167,6 +168,78 @@ def test_without_memory_to_map_a_value_is_refused(l1: L1, monkeypatch: pytest.Mo
     assert not l1.put("k", b"x" * 5000, ttl_s=60, versions=(), owner="a")
     assert (None, 1, ()) == (l1.get("k"), l1.snapshot().refused, l1.snapshot().tenants)
     assert l1.get("before") is not None
+
+
+def test_without_memory_to_move_what_was_used_it_leaves_too(l1: L1, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> mmap.mmap:
+        raise OSError(12, "Cannot allocate memory")
+
+    for number in range(100):
+        assert l1.put(f"k{number}", b"x" * 500, ttl_s=60, versions=())
+        assert l1.get(f"k{number}") is not None
+    monkeypatch.setattr("b1.cache.l1.segments.mmap", no_memory)
+    before = l1.held_bytes()
+    assert l1.reclaim(20_000) >= 20_000
+    assert before - 20_000 >= l1.held_bytes()
+    assert len(l1) == sum(l1.get(f"k{number}") is not None for number in range(100)) > 0
+
+
+def test_when_there_is_no_number_for_another_segment_a_value_is_refused(
+    l1: L1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("b1.cache.l1.policy.MOST_SEGMENTS", 3)
+    assert [True] * 3 + [False] == [l1.put(f"k{number}", b"x" * 4000, ttl_s=60, versions=()) for number in range(4)]
+    l1.remove("k1")
+    assert l1.put("again", b"x" * 4000, ttl_s=60, versions=())
+    assert [True, False, True, True] == [l1.get(key) is not None for key in ("k0", "k1", "k2", "again")]
+
+
+@pytest.mark.parametrize("key", ["", "ä\0x", "\udcff lone", "\U0001f600", "x" * 6000])
+def test_any_text_is_a_key(l1: L1, key: str) -> None:
+    l1.put(key + "y", b"another", ttl_s=60, versions=())
+    assert l1.put(key, b"value", ttl_s=60, versions=l1.versions_of(["t"]))
+    found = l1.find(key)
+    assert found is not None
+    assert (b"value", ("t",)) == (found.value, getattr(l1.built_on(key), "tags", None))
+    assert {key, key + "y"} == set(l1.sample(10))
+
+
+def test_no_python_object_of_an_entry_outlives_its_put(clock: ManualClock) -> None:
+    l1 = L1(64 * MIB, clock)
+    versions = l1.versions_of(["t"])
+    l1.put("first", b"v", ttl_s=60, versions=versions, owner="o")
+    before = sys.getallocatedblocks()
+    for number in range(20_000):
+        l1.put(f"k{number}", b"x" * 200, ttl_s=60, versions=versions, owner="o")
+    assert sys.getallocatedblocks() - before < 2000
+
+
+class TestPeek:
+    def test_a_look_is_no_use(self, l1: L1) -> None:
+        l1.put("k", b"v", ttl_s=60, versions=())
+        looks = [l1.peek("k"), l1.peek("k", marks=True)]
+        assert [(False, False, l1._now() + 60)] * 2 == looks
+        assert l1.peek("absent") is None
+
+    def test_a_look_that_marks_tells_the_next_one_whether_it_was_read_again(self, l1: L1) -> None:
+        l1.put("k", b"v", ttl_s=60, versions=())
+        l1.get("k")
+        looks = [l1.peek("k"), l1.peek("k", marks=True), l1.peek("k")]
+        l1.get("k")
+        looks.append(l1.peek("k"))
+        assert [(True, True), (True, True), (True, False), (True, True)] == [one[:2] for one in looks if one]
+
+
+@pytest.mark.parametrize("count", [1, 3, 50, 700, 5000])
+def test_a_sample_has_each_key_at_most_once(clock: ManualClock, count: int) -> None:
+    l1 = L1(4 * MIB, clock)
+    keys = {f"k{number}" for number in range(2000)}
+    for key in keys:
+        l1.put(key, b"v", ttl_s=60, versions=())
+    sampled = l1.sample(count)
+    assert min(count, 2000) >= len(sampled) == len(set(sampled)) > min(count, 2000) // 2
+    assert keys >= set(sampled)
+    assert [] == L1(4 * MIB, clock).sample(count)
 
 
 class Counting(Source):

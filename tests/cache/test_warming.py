@@ -418,6 +418,90 @@ class TestWhatUseTeaches:
             assert 0 == one.warming.rewarm()  # it is all here, and it was a moment ago
 
 
+class TestAfterEverythingWasInvalidated:
+    async def test_what_was_declared_runs_again_paced(self) -> None:
+        warmups, loads = Warmups(), list[str]()
+        for name in ("menu", "rates"):
+
+            async def load(name: str = name) -> None:
+                loads.append(name)
+
+            warmups.add(name, load)
+        async with process(warmups) as one:
+            one.warming.sweep()
+            assert (["menu", "rates"], 0) == (loads, one.warming.snapshot().rewarmed)
+            one.naps.taken.clear()
+            await one.cache.invalidate(everything=True)
+            one.warming.sweep()
+            await one.until_idle()
+            assert (["menu", "rates"] * 2, 1) == (loads, one.warming.snapshot().rewarmed)
+            assert 2 == len(one.naps.taken)  # a rest after each
+
+    async def test_a_second_time_within_the_minute_is_made_up_for_when_it_is_over(self) -> None:
+        warmups, loads = Warmups(), list[str]()
+
+        async def load() -> None:
+            loads.append("menu")
+
+        warmups.add("menu", load)
+        async with process(warmups, rewarm_every_s=60) as one:
+            for _ in range(2):
+                await one.cache.invalidate(everything=True)
+                one.warming.sweep()
+                await one.until_idle()
+            assert 2 == len(loads)
+            one.clock.advance(60)
+            one.warming.sweep()
+            await one.until_idle()
+            assert 3 == len(loads)
+            one.clock.advance(60)
+            one.warming.sweep()
+            assert "idle" == one.warming.state
+
+    async def test_users_get_theirs_when_they_are_met_again(self) -> None:
+        warmups, loads = Warmups(), list[str]()
+
+        @warmups.for_principal(every_s=3600)
+        async def inbox(principal: Principal) -> None:
+            loads.append(principal.actor)
+
+        async with process(warmups) as one:
+            for _ in range(2):
+                one.warming.met(ANN)
+                await one.until_idle()
+            assert ["ann"] == loads
+            await one.cache.invalidate(everything=True)
+            one.warming.sweep()
+            for principal in (ANN, ANN, BOB):
+                one.warming.met(principal)
+                await one.until_idle()
+            assert ["ann", "ann", "bob"] == loads
+
+    async def test_what_invalidates_less_than_everything_warms_nothing(self) -> None:
+        warmups, loads = Warmups(), list[str]()
+
+        async def load() -> None:
+            loads.append("menu")
+
+        warmups.add("menu", load)
+        async with process(warmups) as one:
+            await one.cache.invalidate(["a"], organization="1")
+            one.warming.sweep()
+            assert ("idle", 1) == (one.warming.state, len(loads))
+
+    async def test_switched_off_it_does_nothing(self) -> None:
+        warmups = Warmups()
+
+        async def load() -> None:
+            raise AssertionError
+
+        warmups.add("menu", load)
+        async with process(warmups, made={"enabled": False}) as one:
+            await one.cache.invalidate(everything=True)
+            one.warming.sweep()
+            assert 0 == one.warming.snapshot().rewarmed
+
+
 # The process that a registered load reads through.
 _serving: list[Process] = []
 

@@ -10,6 +10,7 @@ from typing import Any
 from b1.cache import L1, Cache
 from b1.cache.warming import Conditions, Warming, WarmingOptions, Warmups
 from b1.clock import ManualClock
+from b1.store.memory import MemoryStore
 from b1.types import Principal
 
 LIMIT_BYTES = 4 * 1024 * 1024
@@ -67,8 +68,9 @@ class Process:
         self, warmups: Warmups | None = None, clock: ManualClock | None = None, *, made: Any = None, **options: Any
     ) -> None:
         self.clock = clock or ManualClock()
-        self.l1 = L1(LIMIT_BYTES, self.clock)
-        self.cache = Cache(self.l1, self.clock, limit_bytes=LIMIT_BYTES, random=lambda: 0.5)
+        store = MemoryStore(LIMIT_BYTES, self.clock)
+        self.l1 = L1(LIMIT_BYTES, self.clock, versions=store.versions)
+        self.cache = Cache(self.l1, self.clock, store=store, limit_bytes=LIMIT_BYTES, random=lambda: 0.5)
         self.warmups = warmups or Warmups()
         self.naps = Naps(self.clock)
         self.weather = Weather()

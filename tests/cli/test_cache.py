@@ -194,10 +194,49 @@ class TestTheCommand:
             "organization": ["7"],
         }
         assert capsys.readouterr().out.splitlines() == [
-            "key user:1 of 7: invalidated 0 times, 0 of late softly",
+            "key user:1 of 7: never invalidated",
             "  here: nothing",
             "  tags: key user:1 of 7, prefix user of 7, organization 7",
-            "tag user:1: invalidated 0 times, 0 of late softly",
+            "tag user:1: never invalidated",
+        ]
+
+    def test_inspect_of_an_answers_path_says_where_it_does_not_look(
+        self, worker: Worker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        url, _ = worker(World().desk)
+        assert cache_command("inspect", "http:/v1/finance/summary", "--organization", "1", "--url", url) == 0
+        assert "kept by caller and query and not listed" in capsys.readouterr().out
+
+    def test_a_key_that_is_longer_than_a_tag_is_looked_up_as_a_key_alone(
+        self, worker: Worker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        url, seen = worker(World().desk)
+        for name in ("k" * 300, "*"):
+            assert cache_command("inspect", name, "--url", url) == 0
+        assert ["tag" in parse_qs(urlsplit(line.split()[1]).query) for line in seen] == [False, False]
+        assert "tag " not in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("hard", "soft", "said"),
+        [
+            (0, 0, "never invalidated"),
+            (1, 0, "invalidated once"),
+            (3, 1, "invalidated 3 times, once softly since"),
+            (0, 2, "never invalidated, 2 times softly since"),
+            (0x80_0004, 0x87, "invalidated here; Redis has not confirmed it yet"),
+            (2, 0x81, "invalidated here; Redis has not confirmed it yet"),
+        ],
+    )
+    def test_counts_are_said_as_people_say_them(self, hard: int, soft: int, said: str) -> None:
+        entry = {"key": "a", "organization": None, "tags": ["key a"], "versions": {"hard": hard, "soft": soft},
+                 "first": None, "second": {"state": "none", "is_loading": True}}  # fmt: skip
+        tag = {"tag": "a", "hard": hard, "soft": soft, "is_exact": False}
+        assert command.as_text({"key": entry, "tag": tag}) == [
+            f"key a: {said}",
+            "  here: nothing",
+            "  in Redis: nothing, somebody loads it",
+            "  tags: key a",
+            f"tag a: {said} (as far as this process knows)",
         ]
 
     def test_invalidate_sends_what_was_named_with_the_admin_token(
@@ -234,7 +273,20 @@ class TestTheCommand:
 
     @pytest.mark.parametrize(
         "words",
-        [("invalidate",), ("invalidate", "--soft"), ("invalidate", "--all", "--tag", "a"), ("check", "--sample", "0")],
+        [
+            ("invalidate",),
+            ("invalidate", "--soft"),
+            ("invalidate", "--all", "--tag", "a"),
+            ("invalidate", "--all", "--soft"),
+            ("invalidate", "--tag", "*"),
+            ("invalidate", "--tag", ""),
+            ("invalidate", "--prefix", "a:b:c:d"),
+            ("invalidate", "--organization", "1", "--tag", "a"),
+            ("inspect", ""),
+            ("inspect", "a\nb"),
+            ("check", "--sample", "0"),
+            ("check", "--sample", "5", "--last"),
+        ],
     )
     def test_what_makes_no_sense_is_found_before_anybody_is_asked(self, words: tuple[str, ...]) -> None:
         with pytest.raises(ConfigurationError):
@@ -242,9 +294,9 @@ class TestTheCommand:
         assert main(["cache", *words]) == 2
 
     def test_a_refusal_and_silence_are_1_and_say_why(self, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
-        url, _ = worker(World().desk)
-        assert cache_command("invalidate", "--prefix", "a:b:c:d", "--url", url) == 1
-        assert "has 4 parts" in capsys.readouterr().err
+        url, _ = worker(World().check_desk)  # which knows nothing of keys
+        assert cache_command("inspect", "a", "--url", url) == 1
+        assert "unknown parameters" in capsys.readouterr().err
         assert cache_command("inspect", "a", "--url", "http://127.0.0.1:9") == 1
         assert "is it running?" in capsys.readouterr().err
 

@@ -20,6 +20,7 @@ from b1.cli.greeting import greeting
 from b1.cli.target import Target
 from b1.embedded import process
 from b1.settings import Settings
+from tests.ports import free_port
 
 APP = """
 from fastapi import FastAPI
@@ -138,7 +139,7 @@ def folder(home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def run(folder: Path) -> Iterator[Run]:
-    one = Run(folder, process.free_port())
+    one = Run(folder, free_port())
     try:
         one.wait("/version", '"one"')
         one.wait_said("Ctrl-C stops everything")
@@ -165,7 +166,7 @@ def test_killed_it_takes_everything_along_and_the_next_start_works(run: Run) -> 
 
 @pytest.mark.real
 def test_a_second_one_in_the_same_folder_is_refused(run: Run) -> None:
-    second = Run(run.folder, process.free_port())
+    second = Run(run.folder, free_port())
     assert second.process.wait(READY_LIMIT_S) == 2
     assert f"another b1 dev (pid {run.process.pid})" in second.said()
 
@@ -195,7 +196,7 @@ def test_an_app_that_stops_loading_goes_on_as_it_was_until_it_loads_again(run: R
 @pytest.mark.real
 def test_an_app_that_never_loads_ends_it_with_an_error(folder: Path) -> None:
     (folder / "plain_one.py").write_text("nonsense\n")
-    run = Run(folder, process.free_port())
+    run = Run(folder, free_port())
     assert run.process.wait(READY_LIMIT_S) == 3
     assert "name 'nonsense' is not defined" in run.said()
 
@@ -203,7 +204,7 @@ def test_an_app_that_never_loads_ends_it_with_an_error(folder: Path) -> None:
 @pytest.mark.real
 def test_interrupted_while_it_starts_it_leaves_nothing(folder: Path) -> None:
     for word in ("applied", "Booting worker", "Ctrl-C"):
-        run = Run(folder, process.free_port())
+        run = Run(folder, free_port())
         process.wait_until(lambda run=run, word=word: word in run.said(), limit_s=1.0)  # type: ignore[misc]
         assert run.end(signal.SIGTERM, group=False) in (0, -signal.SIGTERM)
         assert process.wait_until(lambda: not left_running(folder), limit_s=20), left_running(folder)

@@ -12,7 +12,7 @@ import pytest
 
 import b1
 from b1.cli.main import main
-from b1.embedded import process
+from tests.ports import free_port
 from tests.servers import PostgresServer, from_outside
 
 SEED = "insert into items values (1) on conflict do nothing;"
@@ -91,7 +91,7 @@ def test_a_wrong_file_ends_with_1_and_names_file_and_line(
 def test_without_postgres_it_gives_up_after_a_while_and_lets_the_app_start(
     app: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://b1@127.0.0.1:{process.free_port()}/b1")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://b1@127.0.0.1:{free_port()}/b1")
     assert main(["migrate", app, "--wait", "0.5"]) == 0
     assert "no database within 0.5 s" in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from b1.db import Database, DatabaseOptions
 MakeDatabase = Callable[..., Database]
 
 
-async def until(condition: Callable[[], object], *, limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, limit_s: float = 30.0) -> None:
     """Wait until `condition` holds; fail when it does not within `limit_s`."""
     with anyio.fail_after(limit_s):
         while not condition():

@@ -295,20 +295,24 @@ async def test_a_statement_too_slow_for_the_server_is_out_of_time(
 
 
 async def test_background_work_has_one_place_and_waits_for_web(make_database: MakeDatabase, postgres_url: str) -> None:
-    database = make_database(postgres_url, connections=2)
+    database = make_database(postgres_url, connections=2, background_wait_s=60)
     await database.start()
     order: list[str] = []
+    all_have_asked = asyncio.Event()
 
     async def one(name: str, priority: str) -> None:
         async with database.acquire(priority=priority) as lease:  # type: ignore[arg-type]
             order.append(name)
-            await lease.execute("select pg_sleep(0.03)")
+            await all_have_asked.wait()
+            await lease.execute("select pg_sleep(0.01)")
 
     first = asyncio.create_task(one("b1", "background"))
     await until(lambda: order == ["b1"])
     second = asyncio.create_task(one("b2", "background"))
     await until(lambda: database.snapshot().waiting == 1)
     web = [asyncio.create_task(one(f"w{n}", "web")) for n in range(6)]
+    await until(lambda: len(order) == 2 and database.snapshot().waiting == 6)
+    all_have_asked.set()
     await asyncio.gather(first, second, *web)
     assert order[0] == "b1" and order[-1] == "b2"
 

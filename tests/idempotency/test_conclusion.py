@@ -106,16 +106,18 @@ async def test_a_refusal_over_an_expired_row_replaces_it(database: Database) -> 
 
 async def test_1000_duplicates_have_one_effect_and_hold_one_connection(database: Database) -> None:
     world = World(database, route=IdempotencyOptions(transactional=True, wait_s=20.0))
-    go_on = asyncio.Event()
+    has_begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(attempt: Attempt, body: dict[str, Any]) -> Any:
         made = await make_thing(attempt, body)
+        has_begun.set()
         await go_on.wait()
         return made
 
     app = world.handle(slow)
     requests = [asyncio.create_task(post(app, {"a": 1})) for _ in range(1000)]
     await until(lambda: world.service.snapshot().conflicts == 995 and world.service.snapshot().waiting == 4)
+    await until(has_begun.is_set)
     assert (database.snapshot().in_use, database.snapshot().waiting) == (1, 0)
     go_on.set()
     replies = await asyncio.gather(*requests)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from b1.idempotency import ServiceOptions
-from b1.store import redis as redis_store
+from b1.store import remote_claims
 from b1.store.base import ClaimState
 from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
@@ -38,9 +38,9 @@ async def left_behind(mode: Mode, owner: bytes, key: str, fingerprint: bytes) ->
     """Leave a claim of `owner` in Redis."""
     store = mode.store
     assert isinstance(store, RedisStore)
-    before, store._owner = store._owner, owner
+    before, store._claims._owner = store._claims._owner, owner
     assert (await store.claim(key, fingerprint, lease_ms=LEASE_MS)).state is ClaimState.CLAIMED
-    store._owner = before
+    store._claims._owner = before
 
 
 async def asked_for(mode: Mode) -> tuple[str, bytes]:
@@ -112,7 +112,7 @@ async def test_where_the_store_decides_its_lease_is_respected_and_the_client_is_
 async def test_a_system_that_does_not_say_leaves_the_lease_to_decide(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "own_name", lambda: b"")
+    monkeypatch.setattr(remote_claims, "own_name", lambda: b"")
     async with opened("redis", None, redis_server, tmp_path) as mode:
         assert (await mode.store.claim("k", b"f", lease_ms=LEASE_MS)).state is ClaimState.CLAIMED
         found = await mode.store.claim("k", b"f", lease_ms=LEASE_MS)

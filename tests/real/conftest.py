@@ -1,26 +1,13 @@
-"""What a module of these tests shares: a database with the demo, and no variables of whoever runs them."""
+"""What a module of these tests shares: a database with the demo, and servers of its own."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from b1.settings import known_names
 from tests.real.server import migrate
 from tests.servers import PostgresServer, RedisServer, Servers
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clean_module_environment() -> Iterator[None]:
-    """Do for servers that outlive a test what `clean_environment` does for the others."""
-    known = {name for base in known_names() for name in (base, f"{base}_FILE")}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name in known or name.startswith(("B1_", "PG", "GUNICORN_", "WEBSITE_", "WEB_CONCURRENCY")):
-                patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="module")

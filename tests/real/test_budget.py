@@ -36,7 +36,7 @@ class TestCopies:
     def test_two_hundred_requests_at_once_share_three(self, pantry: Started, module_postgres: PostgresServer) -> None:
         user = pantry.client.log_in()
         with census(module_postgres) as seen:
-            answers = at_once([lambda: user.spend(str(uuid.uuid4())) for _ in range(200)])
+            answers = at_once([lambda: user.spend_in_the_end(str(uuid.uuid4())) for _ in range(200)])
         assert statuses(answers) == {201: 200}
         assert_within(seen)
 
@@ -50,7 +50,7 @@ class TestCopies:
             _copy(tmp_path / "second", module_postgres, module_redis) as second,
         ):
             both = [user, user.at(second.port)] * 60
-            answers = at_once([partial(one.spend, str(uuid.uuid4())) for one in both])
+            answers = at_once([partial(one.spend_in_the_end, str(uuid.uuid4())) for one in both])
             assert statuses(answers) == {201: 120}
             with _copy(tmp_path / "third", module_postgres, module_redis) as third:
                 assert user.at(third.port).spend(str(uuid.uuid4())).status == 201
@@ -67,10 +67,10 @@ class TestCopies:
         user, [before] = pantry.client.log_in(), pantry.workers()
         with census(module_postgres) as backends, clients(module_redis) as connections:
             with ThreadPoolExecutor(16) as pool:
-                spent = [pool.submit(user.spend, str(uuid.uuid4())) for _ in range(100)]
+                spent = [pool.submit(user.spend_in_the_end, str(uuid.uuid4())) for _ in range(100)]
                 pantry.send(signal.SIGHUP)
                 wait_for(lambda: before not in pantry.workers())
-                spent += [pool.submit(user.spend, str(uuid.uuid4())) for _ in range(50)]
+                spent += [pool.submit(user.spend_in_the_end, str(uuid.uuid4())) for _ in range(50)]
             assert statuses([one.result() for one in spent]) == {201: 150}
         assert_within(backends)
         assert connections.highest <= 2

@@ -1,6 +1,6 @@
 """Postgres goes away under a running Pantry, in the two ways it can: it refuses, or it says nothing any more.
 
-One outage per way, as long as /ready needs to notice it: the tests of a class look at it one after the other, in order.
+One outage per way, as long as /ready needs to notice it, and both at once: the tests look at what was seen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -44,19 +45,33 @@ class Outage(NamedTuple):
     most_backends: int
 
 
-@pytest.fixture(scope="module", params=["refuses", "is silent"])
-def outage(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Outage]:
-    server = servers.postgres()
+WAYS = ("refuses", "is silent")
+
+
+@pytest.fixture(scope="module")
+def outages(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outage]]:
+    """Both at once, each under a Pantry and with a Postgres of its own: nearly all of it is waiting."""
+    refusing, silent = (servers.postgres() for _ in WAYS)
+    with ThreadPoolExecutor(1) as beside:
+        frozen = beside.submit(_outage, silent, tmp_path_factory.mktemp("silent"), silently=True)
+        # Linux ties a started server to the thread that forked it: the one that starts again belongs to this thread.
+        stopped = _outage(refusing, tmp_path_factory.mktemp("refusing"), silently=False)
+        yield dict(zip(WAYS, (stopped, frozen.result()), strict=True))
+    for server in (refusing, silent):
+        servers.discard(server)
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def outage(request: pytest.FixtureRequest, outages: dict[str, Outage]) -> Outage:
+    return outages[request.param]
+
+
+def _outage(server: PostgresServer, folder: Path, *, silently: bool) -> Outage:
     migrate(server.url)
-    folder = tmp_path_factory.mktemp("pantry")
-    with Started(folder, DATABASE_URL=server.url, B1_LIMIT_SCALE="1000") as pantry:
-        silently = request.param == "is silent"
-        # A server that stops ends the census too; frozen, it answers all the questions when it goes on.
-        with census(server) if silently else nullcontext(Census()) as seen:
-            yield _live_through(pantry, server, seen, silently=silently)
-    servers.discard(server)
+    # A server that stops ends the census too; frozen, it answers all the questions when it goes on.
+    looking = census(server) if silently else nullcontext(Census())
+    with Started(folder, DATABASE_URL=server.url, B1_LIMIT_SCALE="1000") as pantry, looking as seen:
+        return _live_through(pantry, server, seen, silently=silently)
 
 
 def _live_through(pantry: Started, server: PostgresServer, seen: Census, *, silently: bool) -> Outage:

@@ -62,7 +62,7 @@ def test_slow_bodies_hold_no_place(heavy: Started) -> None:
             connection = slow.enter_context(socket.create_connection(("127.0.0.1", heavy.port)))
             connection.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         # Sooner than the 30 s after which their requests end of themselves.
-        wait_for(lambda: [heavy.status("/wait") for _ in range(5)] == [200] * 5, limit_s=15)
+        wait_for(lambda: [heavy.status("/wait") for _ in range(5)] == [200] * 5, limit_s=25)
 
 
 def load(server: Started, *words: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_the_first_request_to_a_successor_is_a_hit(tmp_path: Path) -> None:
         wait_for(lambda: "inbox ann" in ann.get("/runs").json["runs"])
         server.send(signal.SIGHUP)
         wait_for(lambda: Client(server.port).get("/runs").json["pid"] != old, limit_s=20)
-        wait_for(lambda: Client(server.port).get("/runs").json["warming"].get("learnt") == 1, limit_s=10)
+        wait_for(lambda: Client(server.port).get("/runs").json["warming"].get("learnt") == 1)
         bare = Client(server.port).get("/runs").json
         assert ["critical", "board ann"] == bare["runs"]
         reply = ann.get("/board")

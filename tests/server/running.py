@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from b1.embedded.process import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.server.tiny:app"

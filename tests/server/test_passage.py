@@ -9,7 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from b1.server.passage import END, REST, SOCKETS, STATE, Parcel, Passage, Predecessor, Will, read_state
+from b1.server.passage import (
+    END,
+    NEWS,
+    NEWS_BYTES,
+    REST,
+    SOCKETS,
+    STATE,
+    Parcel,
+    Passage,
+    Predecessor,
+    Will,
+    read_state,
+)
 from b1.server.succession import Succession, fits
 from b1.units import MIB
 
@@ -196,3 +208,11 @@ async def test_what_was_kept_of_somebody_else_is_dropped(passage: Passage) -> No
     fresh = _heir(passage, None)
     fresh.accept(lambda connection: connection.close())
     assert ([], []) == (passage.take_kept(), received(passage))
+
+
+def test_news_travels_in_the_message_and_is_bounded(passage: Passage) -> None:
+    assert (True, False) == (passage.send_news(b"news"), passage.send_news(bytes(NEWS_BYTES + 1)))
+    [parcel] = received(passage)
+    assert (NEWS, os.getpid(), (), b"news") == (parcel.kind, parcel.sender, parcel.descriptors, parcel.data)
+    assert passage.keep(parcel)
+    assert [b"news"] == [kept.data for kept in passage.take_kept()]

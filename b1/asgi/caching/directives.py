@@ -15,6 +15,8 @@ from b1.types import Headers
 
 # An element of a list: quoted strings may hold commas.
 _ELEMENT = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+# Whether all its quoted strings end.
+_CLOSED = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*")*', re.DOTALL)
 _HIGHEST_S = 2**31
 _DIGITS_MOST = 18
 # What a date begins with, in the three forms of RFC 9110 §5.6.7. Anything else is no date, however well it can be guessed.
@@ -49,14 +51,20 @@ class Directives:
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._values: dict[bytes, list[bytes | None]] = {}
         for element in elements(lines):
-            name, has_value, value = element.partition(b"=")
-            known = name.rstrip(b" \t").lower()
-            # "max-age =100" and "max-age= 100" are no directives: they keep their name, and their value is not understood.
-            given = None if not has_value else value if known == name.lower() else b"?"
-            self._values.setdefault(known, []).append(given)
+            self._add(element)
+            if b'"' in element and not _CLOSED.fullmatch(element):
+                for part in element.split(b",")[1:]:  # what a string without an end swallows may have been meant
+                    self._add(part.strip(b" \t"))
 
     def __repr__(self) -> str:
         return f"Directives({b', '.join(self._values).decode('latin-1')})"
+
+    def _add(self, element: bytes) -> None:
+        name, has_value, value = element.partition(b"=")
+        known = name.rstrip(b" \t").lower()
+        # "max-age =100" and "max-age= 100" are no directives: they keep their name, and their value is not understood.
+        given = None if not has_value else value if known == name.lower() else b"?"
+        self._values.setdefault(known, []).append(given)
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._values

@@ -27,6 +27,7 @@ from __future__ import annotations
 import struct
 import zlib
 from hashlib import blake2b
+from typing import NamedTuple
 
 from b1.asgi.caching.compression import IDENTITY
 from b1.asgi.caching.conditional import is_tag
@@ -61,11 +62,12 @@ def life_ms(answer: StoredAnswer, now_s: float) -> int:
     return max(1, _ms(until_s - now_s))
 
 
-def encode(key: str, answer: StoredAnswer, body: bytes, now_s: float) -> bytes:
+def encode(key: str, answer: StoredAnswer, body: bytes, now_s: float, frame: bytes | None = None) -> bytes:
     """Return the bytes of an answer.
 
     Args:
         body: of all variants, as `answer` says where they lie.
+        frame: the identity packed, if that is done already.
     """
     told = answer.told or b""
     parts = [told]
@@ -77,7 +79,10 @@ def encode(key: str, answer: StoredAnswer, body: bytes, now_s: float) -> bytes:
             variant.encoding,
             variant.etag,
         )
-    packed = _zstd.compress(body, _LEVEL) if len(body) >= _PACK_FROM_BYTES else body
+    if frame is not None and len(answer.variants) == 1:
+        packed = frame
+    else:
+        packed = _zstd.compress(body, _LEVEL) if len(body) >= _PACK_FROM_BYTES else body
     is_packed = len(packed) < len(body) * 6 // 7
     parts.append(packed if is_packed else body)
     rest = b"".join(parts)
@@ -101,7 +106,21 @@ def encode(key: str, answer: StoredAnswer, body: bytes, now_s: float) -> bytes:
     return head + rest
 
 
+class Decoded(NamedTuple):
+    """An answer, the bytes of its variants, and its identity packed, where it came so."""
+
+    answer: StoredAnswer
+    body: bytes
+    frame: bytes | None
+
+
 def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs) -> tuple[StoredAnswer, bytes] | None:
+    """Return an answer and its bytes; see `decode_packed`."""
+    decoded = decode_packed(key, data, left_ms, now_s, pairs)
+    return None if decoded is None else (decoded.answer, decoded.body)
+
+
+def decode_packed(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs) -> Decoded | None:
     """Return an answer and its bytes; None when the data is not ours, damaged, of another version or another key.
 
     Args:
@@ -118,7 +137,7 @@ def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs
         reader = _Reader(data, _HEAD.size)
         control = reader.take(told)
         common: Headers = [pairs.of(*reader.texts(*reader.unpack(_PAIR))) for _ in range(headers)]
-        answer = StoredAnswer(status, common, is_compressible=bool(flags & _COMPRESSIBLE))
+        answer = StoredAnswer(status, pairs.common(common), is_compressible=bool(flags & _COMPRESSIBLE))
         for _ in range(variants):
             name_length, etag_length, length = reader.unpack(_VARIANT)
             encoding, etag = reader.texts(name_length, etag_length)
@@ -130,7 +149,9 @@ def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs
     if next(iter(answer.variants), None) != IDENTITY:
         return None
     size, body = max(one.end for one in answer.variants.values()), data[reader.at :]
+    frame: bytes | None = None
     if flags & _PACKED:
+        frame = body if len(answer.variants) == 1 else None
         if size > _UNPACKED_MOST_BYTES:
             return None
         try:
@@ -147,7 +168,7 @@ def decode(key: str, data: bytes, left_ms: int, now_s: float, pairs: SharedPairs
     answer.told, answer.client_ttl_s = control or None, client_ttl_s
     modified = fields_of(common).get(b"last-modified", [])
     answer.modified_s = date_of(modified[0]) if len(modified) == 1 else None
-    return answer, body
+    return Decoded(answer, body, frame)
 
 
 class _Reader:

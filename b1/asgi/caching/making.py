@@ -68,7 +68,7 @@ class Maker:
             body = _without_request(body)
         is_compressible = self.may_compress(plan, fields, len(body))
         common = self._common(plan, status, headers, fields, tags, is_compressible=is_compressible)
-        answer = StoredAnswer(status, common, is_compressible=is_compressible)
+        answer = StoredAnswer(status, self.pairs.common(common), is_compressible=is_compressible)
         if b"cache-control" not in (name for name, _ in common):
             answer.told, answer.client_ttl_s = told(plan), int(plan.options.client_ttl_s)
         answer.made_s = now_s - fresh.age_s

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from b1.cache.packing.holding import HoldOptions
 
 ANSWER_LIMIT_BYTES = 256 * 1024
 
@@ -31,6 +33,7 @@ class ResponseCacheOptions:
         surrogate_header: such as ``Surrogate-Key``: tags for a CDN, separated by spaces; None: not sent.
         tag_header: such as ``Cache-Tag``: the same, separated by commas.
         tag_header_bytes: the longest such header; tags that do not fit are counted and left out.
+        hold: how answers lie in the in-process map.
     """
 
     answer_limit_bytes: int = ANSWER_LIMIT_BYTES
@@ -51,3 +54,4 @@ class ResponseCacheOptions:
     surrogate_header: str | None = None
     tag_header: str | None = None
     tag_header_bytes: int = 8192
+    hold: HoldOptions = field(default_factory=HoldOptions)

@@ -33,6 +33,7 @@ _PARAMETER = re.compile(r"\{([^{}:]+)(?::[^{}]*)?\}")
 _QUERIES_REMEMBERED = 256
 _QUERY_REMEMBERED_BYTES = 256
 _ORIGIN = b"origin"
+_HOST = b"host"
 
 
 class RoutePlan:
@@ -70,6 +71,15 @@ class RoutePlan:
 
     def __repr__(self) -> str:
         return f"<RoutePlan vary={self.options.vary} ttl_s={self.options.ttl_s:g} tags={len(self._tags)}>"
+
+    def sees_header(self, name: str) -> bool:
+        """Say whether the handler gets a request header, by its name in lower case."""
+        seen = name.encode("latin-1", "replace")
+        return seen in self._seen or seen in _OF_THE_CALLER or seen == _HOST
+
+    def sees_parameter(self, name: str) -> bool:
+        """Say whether the handler gets a query parameter."""
+        return self._keyed_names is None or name in self._keyed_names
 
     def owner(self, principal: Principal | None) -> str:
         """Return whose answer it is, as text that no other owner has."""
@@ -135,10 +145,10 @@ class RoutePlan:
         if principal is not None:
             # Of a repeated field the last is the one that was believed, and a handler would read the first.
             headers += {name: (name, value) for name, value in scope["headers"] if name in _OF_THE_CALLER}.values()
-        if b"host" not in self._seen:
+        if _HOST not in self._seen:
             host = self._forwarded_host or _server(scope)
             if host is not None:
-                headers.append((b"host", host))
+                headers.append((_HOST, host))
         load = {**scope, "headers": headers}
         if self._keyed_names is not None:
             load["query_string"] = self.query(scope["query_string"]).encode()

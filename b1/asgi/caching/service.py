@@ -13,8 +13,9 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from b1.asgi.caching.compression import Preferences
-from b1.asgi.caching.encoding import decode, encode, life_ms
+from b1.asgi.caching.encoding import decode_packed, encode, life_ms
 from b1.asgi.caching.flights import Flights
+from b1.asgi.caching.holding import AnswerMap, Bodies
 from b1.asgi.caching.lookup import LOOKUP, Lookup
 from b1.asgi.caching.making import Maker
 from b1.asgi.caching.options import ResponseCacheOptions
@@ -57,8 +58,8 @@ class ResponseCache:
         may_refresh: Callable[[], bool] = lambda: True,
         counts: Counts | None = None,
     ) -> None:
-        self.l1 = l1
         self.options = options or ResponseCacheOptions()
+        self.l1 = AnswerMap(l1, clock, self.options.hold)
         self.counts = counts or Counts()
         self.maker = Maker(self.options)
         self.preferences = Preferences()
@@ -129,6 +130,7 @@ class ResponseCache:
             writing=len(self._writing),
             compressed=(compressor.done, compressor.before_bytes, compressor.after_bytes),
             tags_left_out=self.maker.tags_left_out,
+            held=self.l1.holding(),
         )
 
     # Asking
@@ -217,26 +219,31 @@ class ResponseCache:
         """Return the answer that the shared store has, and keep a copy here when it is current."""
         if answer.value is None:
             return None
-        decoded = decode(lookup.key, answer.value, answer.left_ms, self.now_s(), self.maker.pairs)
+        decoded = decode_packed(lookup.key, answer.value, answer.left_ms, self.now_s(), self.maker.pairs)
         if decoded is None:
             self.counts.damaged += 1
             return None
-        stored, body = decoded
+        stored, body, frame = decoded
         if answer.state is CacheState.HIT:
             stored.vector = answer.vector
-            self._put(lookup, stored, body)
-        return decoded
+            if frame is None:
+                frame = self.l1.frame_of(stored, body)
+            elif not self.l1.pays(frame, len(body)):
+                frame = None
+            self._put(lookup, stored, body, frame)
+        return stored, body
 
     # Keeping
 
     def keep(self, lookup: Lookup, answer: StoredAnswer, body: bytes) -> bool:
         """Keep an answer here and in the shared store; say whether it is kept here."""
         answer.vector = lookup.vector
-        is_kept = self._put(lookup, answer, body)
+        frame = self.l1.frame_of(answer, body)
+        is_kept = self._put(lookup, answer, body, frame)
         self.counts.stored += is_kept
         if lookup.vector is not None and self.is_shared:
             now_s = self.now_s()
-            data = encode(lookup.key, answer, body, now_s)
+            data = encode(lookup.key, answer, body, now_s, frame)
             if len(data) <= self.options.shared_limit_bytes:
                 lookup.has_lease = False  # ends with the write
                 fresh_ms = max(1, int((answer.fresh_until_s - now_s) * 1000))
@@ -257,29 +264,34 @@ class ResponseCache:
         answer.is_packing = True
         try:
             built_on = self.l1.built_on(key)
-            more = answer.copy()
-            body = await self.maker.pack(more, found.value, encoding)
+            more, body, frame = answer.copy(), found.value, None
+            if isinstance(found.value, Bodies):
+                body, frame = found.value.bodies(), found.value.frame()
+            body = await self.maker.pack(more, body, encoding)
         finally:
             answer.is_packing = False
-        if not more.is_compressible or built_on is None or not self._put_at(key, owner, more, body, built_on):
+        if not more.is_compressible or built_on is None or not self._put_at(key, owner, more, body, built_on, frame):
             answer.is_compressible = False  # it did not pay, or cannot be kept: nobody tries again
         return more, body
 
-    def _put(self, lookup: Lookup, answer: StoredAnswer, body: bytes) -> bool:
+    def _put(self, lookup: Lookup, answer: StoredAnswer, body: bytes, frame: bytes | None) -> bool:
         versions, store = lookup.versions, self._store
         if lookup.vector is not None and store is not None and store.versions.is_exact:
             versions = Versions(versions.tags, lookup.vector)  # older than ours, if a push came in between
-        return self._put_at(lookup.key, lookup.owner, answer, body, versions)
+        return self._put_at(lookup.key, lookup.owner, answer, body, versions, frame)
 
-    def _put_at(self, key: str, owner: str, answer: StoredAnswer, body: bytes, versions: Versions) -> bool:
+    def _put_at(
+        self, key: str, owner: str, answer: StoredAnswer, body: bytes, versions: Versions, frame: bytes | None
+    ) -> bool:
         fresh_until_s = answer.fresh_until_s
-        return self.l1.put(
+        return self.l1.keep(
             key,
+            answer,
             body,
+            frame=frame,
             ttl_s=fresh_until_s - self.now_s(),
             versions=versions,
             stale_s=max(answer.stale_until_s, answer.error_until_s, fresh_until_s) - fresh_until_s,
-            meta=answer,
             owner=owner,
         )
 

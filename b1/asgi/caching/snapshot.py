@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from b1.cache.packing.holding import HoldSnapshot
 
 
 class Counts:
@@ -51,6 +53,7 @@ class ResponseCacheSnapshot:
         writing: answers on their way to the shared store.
         compressed: bodies compressed, with their bytes before and after.
         tags_left_out: tags that did not fit into a header for CDNs.
+        held: what lies packed in the in-process map.
     """
 
     hits: int
@@ -72,3 +75,4 @@ class ResponseCacheSnapshot:
     writing: int
     compressed: tuple[int, int, int]
     tags_left_out: int
+    held: HoldSnapshot = field(default_factory=HoldSnapshot)

@@ -36,3 +36,20 @@ def header_value(keys: Sequence[str], separator: str, limit_bytes: int) -> tuple
             taken.append(key)
             length = longer
     return separator.join(taken).encode("ascii"), len(keys) - len(taken)
+
+
+def purged_keys(tags: Iterable[str]) -> list[str]:
+    """Return the surrogate keys of those tags that an answer can carry, each once.
+
+    Keys and prefixes of the data cache are left out: no answer has them, and services count the keys of a purge.
+    """
+    return surrogate_keys(tag for tag in tags if _is_on_answers(tag))
+
+
+def _is_on_answers(tag: str) -> bool:
+    if tag[:1] != "\x1f" or tag[1:2] == "o":
+        return True
+    if tag[1:2] not in ("k", "p"):
+        return False
+    name = tag[2:].rpartition("\x1e")[2]
+    return name == "http" or name.startswith("http:")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from b1.asgi.endpoints.cache_stats import Caches
 from b1.cache import CacheSnapshot, WarmingSnapshot
+from b1.cache.packing.holding import HoldSnapshot
 from b1.metrics import names
 from b1.metrics.registry import Sample
 from b1.purge import PurgeSnapshot
@@ -41,7 +42,15 @@ def cache_samples(state: State) -> Iterator[Sample]:
             yield from _purge(caches.purge)
 
 
+def _held(name: str, held: HoldSnapshot) -> Iterator[Sample]:
+    yield names.CACHE_PACKED, (name,), float(held.packed_entries)
+    yield names.CACHE_PACKED_SAVED, (name,), float(held.saved_bytes)
+    yield names.CACHE_READY, (name,), float(held.ready_bytes)
+    yield names.CACHE_UNPACKED, (name,), float(held.unpacked)
+
+
 def _data(cache: CacheSnapshot) -> Iterator[Sample]:
+    yield from _held("data", cache.held)
     yield names.CACHE_SHARED_HITS, ("data",), float(cache.l2_hits)
     yield names.CACHE_LOADS, (), float(cache.loads)
     yield names.CACHE_LOADS_RUNNING, (), float(cache.loads_running)
@@ -61,6 +70,7 @@ def _data(cache: CacheSnapshot) -> Iterator[Sample]:
 
 def _responses(caches: Caches) -> Iterator[Sample]:
     responses = caches.responses
+    yield from _held("responses", responses.held)
     yield names.CACHE_SHARED_HITS, ("responses",), float(responses.shared_hits)
     yield names.CACHE_JOINED, ("responses",), float(responses.collapsed)
     yield names.CACHE_REFRESHES, ("responses",), float(responses.refreshed + responses.refresh_failures)

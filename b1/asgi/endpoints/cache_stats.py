@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Of the data cache; the rest of its snapshot is about the map that all caches share.
 _OF_DATA = (
     "l1_hits", "l2_hits", "loads", "joined", "refreshes", "stale", "refused", "errors", "loads_running",
-    "invalidations_pending", "promoted", "dictionaries",
+    "invalidations_pending", "promoted", "dictionaries", "held",
 )  # fmt: skip
 # Attempts that fail in a row, as for the alert: a single one is repeated within seconds.
 _TROUBLE_AFTER = 5

@@ -41,6 +41,7 @@ class Invalidating(Protocol):
         organization: str | None = ...,
         everything: bool = ...,
         soft: bool = ...,
+        purge: bool = ...,
     ) -> Awaitable[None]: ...
 
 
@@ -159,7 +160,13 @@ class CacheDesk:
         tags, keys, prefixes = (names.get(name, []) for name in ("tag", "key", "prefix"))
         bumped = tags_to_invalidate(tags, keys=keys, prefixes=prefixes, organization=organization)
         await self._cache.invalidate(
-            tags, keys=keys, prefixes=prefixes, organization=organization, everything=everything, soft=soft
+            tags,
+            keys=keys,
+            prefixes=prefixes,
+            organization=organization,
+            everything=everything,
+            soft=soft,
+            purge=False,  # below, where the answer can say so
         )
         if self._purge is not None:
             if everything:

@@ -9,6 +9,7 @@ from b1.asgi.endpoints.cache_samples import cache_samples
 from b1.asgi.endpoints.health import State
 from b1.metrics import names
 from b1.metrics.registry import Sample
+from b1.store.presence import FallbackSnapshot
 from b1.watchdog import WatchdogSnapshot
 
 IDEMPOTENCY_EVENTS = (
@@ -104,6 +105,9 @@ def _store(state: State) -> Iterator[Sample]:
         yield names.STORE_UP, (), float(store.connected)
         yield names.STORE_ROUND_TRIPS, (), float(store.round_trips)
         yield names.STORE_ERRORS, (), float(store.errors)
+    if isinstance(store, FallbackSnapshot):
+        yield names.LIMITS_AHEAD, (), float(store.ahead)
+        yield names.LIMITS_REGRETTED, (), float(store.regretted)
 
 
 def _idempotency(state: State) -> Iterator[Sample]:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 from time import monotonic
-from typing import Any, cast
 
 from b1.admission import (
     ARRIVALS_STATE,
@@ -157,11 +156,15 @@ class Admission:
         """Run the work and measure how long it holds the loop, or the core from a thread."""
         ticket.habits.begin_sample()
         if not ticket.habits.in_thread:
-            await measured(cast("Any", self._app(scope, receive, send)), ticket, self._gate.core)
+            await measured(self._run(scope, receive, send), ticket, self._gate.core)
             return
         begin_thread_sample(ticket)
         await self._app(scope, receive, send)
         end_thread_sample(ticket)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Layers that have nothing to wait for do their part as they are called: that is work of the request too.
+        await self._app(scope, receive, send)
 
     def _meet(self, route: Route) -> Habits:
         declared = route.options.admission

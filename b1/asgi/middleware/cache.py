@@ -6,6 +6,8 @@ is public. The route's own authorisation (`CacheOptions.allow`) is asked for eac
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from b1.asgi.caching.answering import Answering
 from b1.asgi.caching.conditional import is_conditional
 from b1.asgi.caching.options import ANSWER_LIMIT_BYTES
@@ -51,11 +53,13 @@ class CacheLayer:
     def __repr__(self) -> str:
         return f"<CacheLayer {self._responses!r}>"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         context: RequestContext | None = scope.get("b1")
         if context is None or context.route.options.cache is None:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._serve(context, scope, receive, send)
+
+    async def _serve(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         responses = self._responses
         plan = responses.plan_of(context.route)
         method, fields, principal = scope["method"], context.fields, context.principal

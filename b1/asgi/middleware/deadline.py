@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from b1.asgi.context import RequestContext
-from b1.asgi.deadlines import Deadlines
+from b1.asgi.deadlines import Deadlines, Watch
 from b1.asgi.reply import send_problem
 from b1.clock import DEADLINE, Clock
 from b1.errors import DeadlineExceeded
@@ -17,7 +18,7 @@ class Deadline:
 
     def __init__(self, app: ASGIApp, *, clock: Clock, deadlines: Deadlines, default_s: float) -> None:
         self._app = app
-        self._clock = clock
+        self._now_s = clock.monotonic
         self._deadlines = deadlines
         self._default_s = default_s
 
@@ -27,19 +28,21 @@ class Deadline:
             return
         context: RequestContext = scope["b1"]
         limit_s = context.route.options.deadline_s or self._default_s
-        now_s = self._clock.monotonic()
-        limit_s = max(0.0, limit_s - (now_s - context.started_s))  # what it waited for its turn is part of it
+        now_s = self._now_s()
+        limit_s -= now_s - context.started_s  # what it waited for its turn is part of it
+        if limit_s < 0.0:
+            limit_s = 0.0
         token = DEADLINE.set(now_s + limit_s)
-        watch = self._deadlines.begin(limit_s)
-
-        async def begin(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._deadlines.end(watch)
-                DEADLINE.set(None)  # what a stream still reads has bounds of its own
-            await send(message)
-
+        if send is context.own_send:
+            # Nobody in between: this is the task that was admitted, and the outermost layer sees the answer begin when we
+            # would. (That layer lets go of its `send` at the end, so None is nobody's.)
+            ticket = context.ticket
+            watch = context.watch = self._deadlines.begin(limit_s, None if ticket is None else ticket.task)
+        else:
+            watch = self._deadlines.begin(limit_s)
+            send = _ending(watch, send)
         try:
-            await self._app(scope, receive, begin)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             if not watch.has_expired or not watch.take_back():
                 raise
@@ -53,5 +56,17 @@ class Deadline:
             if watch.has_expired:
                 watch.take_back()
         finally:
+            context.watch = None
             self._deadlines.end(watch)
             DEADLINE.reset(token)
+
+
+def _ending(watch: Watch, send: Send) -> Send:
+    """Return a `send` that ends the watch when the answer begins."""
+
+    def begin(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            watch.answered()
+        return send(message)
+
+    return begin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from b1.asgi.context import RequestContext
 from b1.asgi.reply import send_problem
@@ -34,36 +34,31 @@ class Guard:
         self._body_limit_bytes = body_limit_bytes
         self._proxy = proxy
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         context: RequestContext = scope["b1"]
-        peer = scope.get("client")
+        fields, peer = context.fields, scope.get("client")
         context.client = client_address(peer[0] if peer else None, scope["headers"], self._proxy)
         if self._proxy != "none":
-            scheme = context.fields.get(b"x-forwarded-proto")
+            scheme = fields.get(b"x-forwarded-proto")
             if scheme in (b"http", b"https"):
                 scope["scheme"] = scheme.decode()
         if "\0" in scope["path"]:
-            await send_problem(send, MalformedRequest("the path contains a NUL"), scope)
-            return
-        length = context.fields.get(b"content-length")
+            return send_problem(send, MalformedRequest("the path contains a NUL"), scope)
+        length = fields.get(b"content-length")
         if length is not None:
             limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
             if not length.isdigit():
-                await send_problem(send, MalformedRequest("Content-Length is no number"), scope)
-                return
+                return send_problem(send, MalformedRequest("Content-Length is no number"), scope)
             if len(length) > _LENGTH_DIGITS or int(length) > limit_bytes:
                 # Closed, because the client may go on to send all that it announced.
-                await send_problem(send, _too_large(limit_bytes), scope, headers=[(b"connection", b"close")])
-                return
+                return send_problem(send, _too_large(limit_bytes), scope, headers=[(b"connection", b"close")])
             self._note_size(context.route.template, int(length), context.request_id)
-        elif b"transfer-encoding" in context.fields:
+        elif b"transfer-encoding" in fields:
             limit_bytes = context.route.options.body_limit_bytes or self._body_limit_bytes
-            await self._counted(limit_bytes, scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return self._counted(limit_bytes, scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _counted(self, limit_bytes: int, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a body that announces no length, and answer 413 in the application's place once it is too long."""

@@ -24,6 +24,8 @@ from b1.idempotency.payload import Payload
 from b1.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from b1.idempotency.spool import Spool
     from b1.types import ASGIApp, Headers, Message, Principal, Receive, Scope, Send
 
@@ -63,16 +65,25 @@ class IdempotencyMiddleware:
         self._body_limit_bytes = body_limit_bytes
         self._permits = permits
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         context: RequestContext | None = scope.get("b1") if scope["type"] == "http" else None
         route = context.route.options.idempotency if context is not None else None
-        principal = context.principal if context is not None else None
-        if context is None or route is None or principal is None:
-            await self._app(scope, receive, send)
-            return
-        if scope["method"] not in _UNSAFE or not route.enabled:
-            await self._app(scope, receive, send)
-            return
+        if context is None or route is None:
+            return self._app(scope, receive, send)
+        principal = context.principal
+        if principal is None or scope["method"] not in _UNSAFE or not route.enabled:
+            return self._app(scope, receive, send)
+        return self._serve(context, route, principal, scope, receive, send)
+
+    async def _serve(
+        self,
+        context: RequestContext,
+        route: IdempotencyOptions,
+        principal: Principal,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         try:
             key = self._key(scope, route, principal)
         except RequestError as error:

@@ -6,6 +6,8 @@ quota with forged tokens.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from b1.asgi.context import RequestContext
 from b1.asgi.limits import Limits
 from b1.asgi.reply import send_problem
@@ -22,18 +24,28 @@ class IdentityLayer:
         self._identity = identity
         self._limits = limits
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             context: RequestContext = scope["b1"]
             authorization = context.fields.get(b"authorization")
             if authorization is not None:
-                try:
-                    context.principal = await self._identity.authenticate(
-                        authorization, context.fields.get(b"x-organization-id")
-                    )
-                except RequestError as error:
-                    await self._refuse(error, scope, send)
-                    return
+                known = self._identity.known(authorization, context.fields.get(b"x-organization-id"))
+                if known is None:
+                    return self._authenticated(authorization, scope, receive, send)
+                self._identity.hits += 1
+                context.principal = known
+        return self._app(scope, receive, send)
+
+    async def _authenticated(self, authorization: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look up who is not known yet."""
+        context: RequestContext = scope["b1"]
+        try:
+            context.principal = await self._identity.authenticate(
+                authorization, context.fields.get(b"x-organization-id")
+            )
+        except RequestError as error:
+            await self._refuse(error, scope, send)
+            return
         await self._app(scope, receive, send)
 
     async def _refuse(self, error: RequestError, scope: Scope, send: Send) -> None:

@@ -5,6 +5,8 @@ What a policy counts at a time is given back when the answer has ended, however 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import orjson
 
 from b1.asgi.body import ClientDisconnected, read_body, replay_body
@@ -15,9 +17,10 @@ from b1.asgi.limits import CHARGED, Charged, Limits
 from b1.asgi.reply import send_problem
 from b1.errors import BodyTooLarge, MalformedRequest, RequestError
 from b1.limiter import Decision
+from b1.store.base import CacheRead
 from b1.types import ASGIApp, Receive, Scope, Send
 
-# Where a scope says that its request was charged, and let pass, before it came here.
+# Where a scope says what was decided about its request before it came here.
 DECIDED = "b1.decided"
 
 
@@ -33,11 +36,26 @@ class LimiterLayer:
         self._limits = limits
         self._responses = responses
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         context: RequestContext = scope["b1"]
+        options = context.route.options
+        is_read = options.cache is not None and self._responses is not None
+        if options.classify is not None or is_read or DECIDED in scope:
+            return self._serve(context, scope, receive, send)
+        # What most requests need: one decision, and nothing to read before or along with it.
+        limits = self._limits
+        names = limits.of(context, options.limits, scope["method"])
+        admitted = limits.admit_now(context, names, scope)
+        if admitted is None:
+            return self._admitted(context, names, None, scope, receive, send, is_asked=True)
+        charged, refusal = admitted
+        if refusal is not None:
+            return send_problem(send, refusal, scope)
+        return self._charged(charged, scope, receive, send)
+
+    async def _serve(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         options = context.route.options
         policies = options.limits
         if options.classify is not None and context.principal is not None:
@@ -48,23 +66,44 @@ class LimiterLayer:
             except RequestError as error:
                 await send_problem(send, error, scope)
                 return
-        decided: Decision | None = scope.get(DECIDED)
+        # Taken out: an application with a profile of its own, mounted inside, decides for itself.
+        decided: Decision | None = scope.pop(DECIDED, None)
+        if decided is not None and not decided.allowed:
+            await send_problem(send, self._limits.refusal(decided), scope)
+            return
+        names = self._limits.of(context, policies, scope["method"])
         if decided is not None:  # the express way has charged it already
-            context.response_headers += self._limits.headers(decided)
-            charged = Charged(self._limits.of(context, policies, scope["method"]), caller_of(context), scope, "")
+            context.tell(decided, self._limits)
+            charged = Charged(names, caller_of(context), scope, "")
             CHARGED.set(charged)
             await self._charged(charged, scope, receive, send)
             return
-        names = self._limits.of(context, policies, scope["method"])
         read = None
         if options.cache is not None and self._responses is not None:
             read = self._responses.read_for(context, scope)
-        charged, refusal = await self._limits.admit(context, names, scope, read)
+        await self._admitted(context, names, read, scope, receive, send)
+
+    async def _admitted(
+        self,
+        context: RequestContext,
+        names: tuple[str, ...],
+        read: CacheRead | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        is_asked: bool = False,
+    ) -> None:
+        charged, refusal = await self._limits.admit(context, names, scope, read, is_asked=is_asked)
         context.cached = charged.cached
         if refusal is not None:
             await send_problem(send, refusal, scope)
             return
-        await self._charged(charged, scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if charged.is_open:
+                await self._limits.end(charged)
 
     async def _charged(self, charged: Charged, scope: Scope, receive: Receive, send: Send) -> None:
         try:

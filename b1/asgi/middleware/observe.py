@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 
 from starlette.requests import ClientDisconnect
 
-from b1.asgi.context import CONTEXT, RequestContext
+from b1.asgi.context import CONTEXT, LINES, RequestContext
 from b1.asgi.reply import problem, send_problem, send_problem_document
 from b1.asgi.request_ids import RequestIds
 from b1.asgi.routes import RouteTable
@@ -28,7 +29,7 @@ class Observe:
         self._app = app
         self._routes = routes
         self._metrics = metrics
-        self._clock = clock
+        self._now_s = clock.monotonic
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,22 +42,25 @@ class Observe:
         route, values = self._routes.find(method, path.removeprefix(root) if root else path)
         fields = dict(scope["headers"])
         request_id = self._ids.of(fields.get(b"x-request-id"))
-        context = RequestContext(request_id, self._clock.monotonic(), route, values, fields)
+        context = RequestContext(request_id, self._now_s(), route, values, fields)
         scope["b1"] = context
         CONTEXT.set(context)
         REQUEST_ID.set(request_id)
-        self._metrics.in_flight += 1
+        own_send = context.own_send = _with_headers(context, send)
+        metrics = self._metrics
+        metrics.in_flight += 1
         try:
-            await self._app(scope, receive, _with_headers(context, send))
+            await self._app(scope, receive, own_send)
         except Exception as error:  # noqa: BLE001 - the last resort: logged, counted and answered
             await self._failed(error, context, scope, send)
         finally:
-            self._metrics.in_flight -= 1
-            self._metrics.request_answered(
+            context.own_send = None  # it refers to the context
+            metrics.in_flight -= 1
+            metrics.request_answered(
                 method if method in _METHODS else "other",
                 route.template,
                 context.status,
-                self._clock.monotonic() - context.started_s,
+                self._now_s() - context.started_s,
             )
 
     async def _failed(self, error: Exception, context: RequestContext, scope: Scope, send: Send) -> None:
@@ -88,14 +92,27 @@ class Observe:
 
 
 def _with_headers(context: RequestContext, send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
+    """Return a `send` that notes the answer's beginning and adds to its headers.
+
+    No coroutine of its own: it would cost two per answer.
+    """
+    takes_lines = getattr(getattr(send, "__self__", None), "takes_lines", False)
+
+    def send_with_headers(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             context.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                *context.response_headers,
-                (b"x-request-id", context.request_id.encode()),
-            ]
-        await send(message)
+            if takes_lines:
+                if context.added:
+                    message["headers"] = [*message.get("headers", ()), *context.added]
+                message[LINES] = context.lines()
+            else:
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *context.response_headers,
+                    (b"x-request-id", context.request_id.encode()),
+                ]
+            if context.watch is not None:
+                context.watch.answered()
+        return send(message)
 
     return send_with_headers

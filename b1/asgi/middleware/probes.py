@@ -7,7 +7,7 @@ last rendered answer instead of a new one: a probe is never refused.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,17 +73,18 @@ class Probes:
         # Written by the loop's thread only: one answer per endpoint, representation and kind of reader.
         self._last: dict[tuple[str, bool, bool], Answer] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         path: str = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None and path.startswith(_INTERNAL):
             endpoint = self._endpoints.get(path[: path.find("/", len(_INTERNAL)) + 1])  # one that serves all below it
         if endpoint is None and path not in self._hidden:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._serve(endpoint, path, scope, receive, send)
+
+    async def _serve(self, endpoint: Endpoint | None, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope["b1"]
         if endpoint is None:
             await _refuse(send, context, path, 404, "NOT_FOUND")

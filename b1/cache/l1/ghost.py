@@ -1,7 +1,7 @@
-"""Who was evicted lately: 16 bits of the key's hash and 16 bits of time, in a table of a fixed size.
+"""Who was evicted lately: 16 bits of the key's digest and 16 bits of time, in a table of a fixed size.
 
-A key that comes back while it is remembered was evicted too soon. Forgetting one, or taking one for another (1 in 65 536),
-costs a little hit ratio and nothing else.
+A key that comes back while it is remembered was evicted too soon. Forgetting one, or taking one for another (1 in 8192 with
+a limit of 64 MiB: a digest has 30 bits, of which the slot takes some), costs a little hit ratio and nothing else.
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ class Ghost:
     def held_bytes(self) -> int:
         return len(self._table) * _SLOT_BYTES
 
-    def add(self, key: str) -> None:
+    def add(self, digest: int) -> None:
         """Remember a key; it takes the place of another one with the same slot."""
-        mixed = hash(key)
         self._added += 1
-        self._table[mixed & self._mask] = (mixed >> 32 & 0xFFFF) << 16 | (self._added // _TICK & 0xFFFF)
+        self._table[digest & self._mask] = digest >> 14 << 16 | (self._added // _TICK & 0xFFFF)
 
-    def has(self, key: str, latest: int) -> bool:
+    def has(self, digest: int, latest: int) -> bool:
         """Say whether the key is remembered, and was one of the `latest` that were added."""
-        mixed = hash(key)
-        mark = self._table[mixed & self._mask]
-        if mark >> 16 != mixed >> 32 & 0xFFFF:
+        mark = self._table[digest & self._mask]
+        if mark >> 16 != digest >> 14:
             return False
         return (self._added // _TICK - mark & 0xFFFF) * _TICK <= latest + _TICK

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mmap import PAGESIZE
 from typing import Any
 
-from b1.cache.l1.segments import HEADER_BYTES, META, OBJECT, VERSIONED, Item
+from b1.cache.l1.layout import META, OBJECT, VERSIONED, Item, digest_of, item_bytes, name_of
 from b1.cache.l1.sizes import object_bytes
 from b1.types import Versions
 from b1.units import KIB
@@ -25,6 +25,7 @@ _BETWEEN = b"\xff"
 
 
 def item_of(
+    key: str,
     value: Any,
     held_bytes: int | None,
     meta: Any,
@@ -54,8 +55,22 @@ def item_of(
             mapped = (sys.getsizeof(value) // PAGESIZE + 1) * PAGESIZE
             held_bytes = max(mapped, held_bytes or 0)
         beside_bytes += SLOT_BYTES + (object_bytes(value) if held_bytes is None else held_bytes)
-    item_bytes = HEADER_BYTES + len(data) + len(tags) + len(vector)
-    return Item(data, tags, vector, flags, item_bytes, beside_bytes, stale_s, expires_s, changes, value, meta)
+    name = name_of(key)
+    return Item(
+        digest_of(key),
+        name,
+        data,
+        tags,
+        vector,
+        flags,
+        item_bytes(len(name) + len(data) + len(tags) + len(vector)),
+        beside_bytes,
+        stale_s,
+        expires_s,
+        changes,
+        value,
+        meta,
+    )
 
 
 def packed(tags: Sequence[str]) -> bytes:

@@ -11,22 +11,26 @@ by up to 1.5 points where they change), and a tenant over its share has no secon
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 from b1.cache.l1.ghost import Ghost
-from b1.cache.l1.index import ITEM_BYTES, Index
-from b1.cache.l1.segments import (
+from b1.cache.l1.index import ENTRY_BYTES, Index
+from b1.cache.l1.layout import (
+    ALIGNED_BITS,
+    GONE,
+    HEADER_BYTES,
     META,
+    MOST_SEGMENTS,
     OBJECT,
     PLACE_BITS,
     PLACE_MASK,
+    UNREAD,
     Header,
     Item,
-    Queue,
-    Segment,
-    key_bytes,
-    segment_bytes,
 )
+from b1.cache.l1.segments import Queue, Segment, segment_bytes
 from b1.cache.l1.tenants import Tenants
 from b1.units import KIB
 
@@ -39,15 +43,15 @@ MOVED_BYTES = 64 * KIB
 # Lest it comes to that, each put moves a few used items away from the head before there is need for room: from the moment
 # when this part of the ceiling, as a divisor, is all that is left.
 MOVED_PER_PUT, NEARLY_FULL_PART = 8, 16
-# Tables looked at after a large eviction, per call.
-TIDIED_PER_PUT, TIDIED_PER_SLICE = 1, 4
+
+_UNREAD = bytes([UNREAD])
 
 
 class S3Fifo:
     """The items. Not told about time or versions: see `b1.cache.l1.table`.
 
     Attributes:
-        held_bytes: accounted: touched pages, keys, index, what is held beside, and the memory of evicted keys.
+        held_bytes: accounted: touched pages, index, what is held beside, and the memory of evicted keys.
         evictions: by cause.
         returned_bytes: pages that were given back to the system since the start.
     """
@@ -56,10 +60,9 @@ class S3Fifo:
         "_ghost",
         "_limit_bytes",
         "_main",
-        "_newest",
+        "_numbers",
         "_segment_bytes",
         "_small",
-        "_untidy",
         "evictions",
         "held_bytes",
         "index",
@@ -70,7 +73,7 @@ class S3Fifo:
     )
 
     def __init__(self, limit_bytes: int, *, tenant_share: float) -> None:
-        self.index = Index(limit_bytes)
+        self.index = Index(limit_bytes, self.name_at)
         self.segments: dict[int, Segment] = {}
         self.tenants = Tenants(tenant_share)
         self.held_bytes = 0
@@ -81,8 +84,7 @@ class S3Fifo:
         self._segment_bytes = segment_bytes(limit_bytes)
         self._small, self._main = Queue(), Queue()
         self._ghost: Ghost | None = None
-        self._newest = 0
-        self._untidy = 0
+        self._numbers: list[int] = []  # of segments that were closed
 
     def __repr__(self) -> str:
         return f"<S3Fifo items={self.live} held_bytes={self.held_bytes} segments={len(self.segments)}>"
@@ -102,96 +104,108 @@ class S3Fifo:
         """The memory of evicted keys; made at the first eviction."""
         return 0 if self._ghost is None else self._ghost.held_bytes
 
+    # Finding
+
+    def locate(self, place: int) -> tuple[Segment, int]:
+        """Return the segment that a place is in, and where the item begins there."""
+        return self.segments[place >> PLACE_BITS], (place & PLACE_MASK) << ALIGNED_BITS
+
+    def name_at(self, place: int) -> bytes:
+        """Return the key of the item at a place, as bytes."""
+        segment, at = self.locate(place)
+        begin = at + HEADER_BYTES
+        return segment.data[begin : begin + segment.header(at).key_bytes]
+
     # Putting
 
-    def put(self, key: str, item: Item, cost_bytes: int, *, owner: str, ceiling_bytes: int) -> None:
+    def put(self, item: Item, cost_bytes: int, *, owner: str, ceiling_bytes: int) -> None:
         """Store an item that is accounted at `cost_bytes`; what has the key already is replaced.
 
         Raises:
-            OSError: the system has no memory to map.
+            OSError: the system has no memory to map, or the index no room for such a key.
         """
-        is_used = 0
-        is_proven = self._ghost is not None and self._ghost.has(key, self.live)
-        place = self.index.get(key)
+        state = UNREAD
+        is_proven = self._ghost is not None and self._ghost.has(item.digest, self.live)
+        place = self.index.get(item.digest, item.name)
         if place is not None:
-            segment = self.segments[place >> PLACE_BITS]
-            is_used = segment.data[place & PLACE_MASK]
+            segment, at = self.locate(place)
+            state = segment.data[at]
             is_proven = is_proven or segment.queue is self._main
-            self._forget(key, segment, place & PLACE_MASK)
+            self._forget(place, segment, at)
         if is_proven and owner and self.tenants.is_named_over(owner, ceiling_bytes):
             is_proven = False
+        self.index.reserve(item.digest)
         segment = self._with_room(self._main if is_proven else self._small, item.item_bytes)
         tenant = self.tenants.add(owner, cost_bytes) if owner else 0
-        parts = (item.header(is_used, tenant), item.data, item.tags, item.vector)
-        self._append(segment, key, parts, item.beside_bytes, value=item.value, meta=item.meta, flags=item.flags)
+        place = self._append(segment, item.parts(state, tenant), item.flags, item.beside_bytes, item.value, item.meta)
+        self.index.put(item.digest, place)
 
     def _with_room(self, queue: Queue, item_bytes: int) -> Segment:
         segment = queue.open
         if segment is None or not segment.has_room(item_bytes):
-            self._newest += 1
-            segment = Segment(self._newest, max(self._segment_bytes, item_bytes), queue)
-            self.segments[segment.number] = segment
+            number = self._numbers[-1] if self._numbers else len(self.segments) + 1
+            if number > MOST_SEGMENTS:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            segment = Segment(number, max(self._segment_bytes, item_bytes), queue)
+            if self._numbers:
+                self._numbers.pop()
+            self.segments[number] = segment
             queue.begin(segment)
         return segment
 
     def _append(
-        self,
-        segment: Segment,
-        key: str,
-        parts: tuple[bytes, ...],
-        beside_bytes: int,
-        *,
-        value: Any,
-        meta: Any,
-        flags: int,
-    ) -> None:
+        self, segment: Segment, parts: tuple[bytes, ...], flags: int, beside_bytes: int, value: Any, meta: Any
+    ) -> int:
+        """Write an item, account for it, and return its place."""
         at = segment.end
-        grown = segment.append(key, parts)
+        grown = segment.append(parts)
         segment.live += 1
         self.live += 1
         if flags & OBJECT:
             segment.objects[at] = value
         if flags & META:
             segment.metas[at] = meta
-        self.index.put(key, segment.number << PLACE_BITS | at)
-        self._account(segment, grown + key_bytes(key) + ITEM_BYTES + beside_bytes)
+        self._account(segment, grown + ENTRY_BYTES + beside_bytes)
+        return _place(segment, at)
 
     # Leaving
 
-    def drop(self, key: str, cause: str) -> None:
+    def drop(self, digest: int, name: bytes, cause: str) -> None:
         """Forget an item, if it is there. One that was of use is welcome back in the main queue."""
-        place = self.index.get(key)
+        place = self.index.get(digest, name)
         if place is None:
             return
-        segment = self.segments[place >> PLACE_BITS]
-        at = place & PLACE_MASK
-        if self._ghost is not None and (segment.queue is self._main or segment.data[at]):
-            self._ghost.add(key)
-        self._forget(key, segment, at)
+        segment, at = self.locate(place)
+        if self._ghost is not None and (segment.queue is self._main or segment.data[at] != UNREAD):
+            self._ghost.add(digest)
+        self._forget(place, segment, at)
         self.evictions[cause] += 1
 
-    def _forget(self, key: str, segment: Segment, at: int) -> None:
-        self.index.pop(key)
+    def _forget(self, place: int, segment: Segment, at: int) -> None:
         header = segment.header(at)
-        self.tenants.remove(header.tenant, cost(key, header))
+        self.index.remove(header.digest, place)
+        if header.tenant:
+            self.tenants.remove(header.tenant, cost(header))
         self._leave(segment, at, header)
         if not segment.live:
             self._close(segment)
 
     def _leave(self, segment: Segment, at: int, header: Header) -> None:
         """Account for an item that is no longer this segment's; its bytes stay until the segment gives them back."""
+        segment.data[at] = GONE
         segment.live -= 1
         self.live -= 1
         if header.flags & OBJECT:
             del segment.objects[at]
         if header.flags & META:
             del segment.metas[at]
-        self._account(segment, -ITEM_BYTES - header.beside_bytes)
+        self._account(segment, -ENTRY_BYTES - header.beside_bytes)
 
     def _close(self, segment: Segment) -> None:
         self.returned_bytes += segment.resident_bytes
         segment.queue.end(segment)
         del self.segments[segment.number]
+        self._numbers.append(segment.number)
         segment.close()
         self._account(segment, -segment.held_bytes)
 
@@ -215,9 +229,6 @@ class S3Fifo:
             self._evict(max(ceiling_bytes, self.held_bytes - most_bytes), ceiling_bytes, "size")
         elif self._ghost is None and self.held_bytes * 4 > ceiling_bytes * 3:
             self._remember(ceiling_bytes)
-        if self._untidy:
-            self._untidy -= 1
-            self.index.tidy(TIDIED_PER_PUT)
 
     def reclaim(self, target_bytes: int, *, spares_used: bool) -> int:
         """Evict until `target_bytes` are given up or nothing is left; return what was given up."""
@@ -227,15 +238,12 @@ class S3Fifo:
         self._evict(before - target_bytes, before, "pressure", spares_used=spares_used)
         if not self.live:
             self._forget_the_evicted()
-        self._untidy = len(self.index.shards)
-        self.index.tidy(TIDIED_PER_SLICE)
         return before - self.held_bytes
 
     def clear(self) -> None:
         """Let everything go that was invalidated as a whole."""
         self._evict(0, self.held_bytes, "invalidated", spares_used=False)
         self._forget_the_evicted()
-        self._untidy = len(self.index.shards)
 
     def _evict(self, down_to_bytes: int, ceiling_bytes: int, cause: str, *, spares_used: bool = True) -> None:
         # Bounded, or a queue in which everything was used would be copied as a whole by one call.
@@ -250,8 +258,7 @@ class S3Fifo:
             if not queue.segments or queue.segments[0] is queue.open:
                 return
             segment = queue.segments[0]
-            key, at = segment.first()
-            if self.index.get(key) == segment.number << PLACE_BITS | at and not segment.data[at]:
+            if segment.data[segment.head] == UNREAD:
                 return
             self._consume(queue, ceiling_bytes, "size", may_move=True)
 
@@ -262,49 +269,54 @@ class S3Fifo:
     def _consume(self, queue: Queue, ceiling_bytes: int, cause: str, *, may_move: bool) -> int:
         """Pass over the item at the head of a queue; return its bytes if it was moved, else 0."""
         segment = queue.head()
-        key, at = segment.first()
+        at = segment.head
         header = segment.header(at)
         moved = 0
-        if self.index.get(key) == segment.number << PLACE_BITS | at:
-            is_kept = may_move and header.is_used > 0
+        if header.state != GONE:
+            is_kept = may_move and header.state != UNREAD
             if is_kept and self.tenants.is_over(header.tenant, ceiling_bytes):
                 cause, is_kept = "quota", False
-            if is_kept:
+            if is_kept and self._has_moved_whole(segment, header):
+                return header.item_bytes
+            if is_kept and self._has_moved(segment, at, header):
                 moved = header.item_bytes
-                if self._has_moved_whole(segment, header):
-                    return moved
-                self._move(segment, key, at, header)
             else:
-                self._give_up(segment, key, at, header, cause)
+                self._give_up(segment, at, header, cause)
         if segment.live:
             returned = segment.consume(header.item_bytes)
             self.returned_bytes += returned
-            self._account(segment, -key_bytes(key) - returned)
+            self._account(segment, -returned)
         else:
             self._close(segment)
         return moved
 
-    def _give_up(self, segment: Segment, key: str, at: int, header: Header, cause: str) -> None:
-        self.index.pop(key)
-        self.tenants.remove(header.tenant, cost(key, header))
+    def _give_up(self, segment: Segment, at: int, header: Header, cause: str) -> None:
+        self.index.remove(header.digest, _place(segment, at))
+        if header.tenant:
+            self.tenants.remove(header.tenant, cost(header))
         self._leave(segment, at, header)
         self.evictions[cause] += 1
         if self._ghost is not None and segment.queue is self._small:
-            self._ghost.add(key)
+            self._ghost.add(header.digest)
 
-    def _move(self, segment: Segment, key: str, at: int, header: Header) -> None:
-        """Append a copy of an item to the main queue, without its mark."""
-        parts = (b"\0", segment.data[at + 1 : at + header.item_bytes])
+    def _has_moved(self, segment: Segment, at: int, header: Header) -> bool:
+        """Append a copy of an item to the main queue, without its mark; say whether there was memory for it."""
+        try:
+            goal = self._with_room(self._main, header.item_bytes)
+        except OSError:
+            return False
+        parts = (_UNREAD, segment.data[at + 1 : at + header.item_bytes])
         value, meta = segment.objects.get(at), segment.metas.get(at)
         self._leave(segment, at, header)
-        goal = self._with_room(self._main, header.item_bytes)
-        self._append(goal, key, parts, header.beside_bytes, value=value, meta=meta, flags=header.flags)
+        place = self._append(goal, parts, header.flags, header.beside_bytes, value, meta)
+        self.index.move(header.digest, _place(segment, at), place)
+        return True
 
     def _has_moved_whole(self, segment: Segment, header: Header) -> bool:
         """Move a segment that a single large item fills, without copying it; say whether it was one."""
-        if len(segment.keys) > 1 or header.item_bytes < self._segment_bytes // 2:
+        if segment.count > 1 or header.item_bytes < self._segment_bytes // 2:
             return False
-        segment.data[0] = 0
+        segment.data[0] = UNREAD
         segment.queue.end(segment)
         segment.queue.held_bytes -= segment.held_bytes
         segment.queue = self._main
@@ -326,6 +338,10 @@ class S3Fifo:
             self._ghost = None
 
 
-def cost(key: str, item: Item | Header) -> int:
+def cost(item: Item | Header) -> int:
     """Return what an item is accounted at. Pages are shared by items: their rounding is not in it."""
-    return item.item_bytes + item.beside_bytes + key_bytes(key) + ITEM_BYTES
+    return item.item_bytes + item.beside_bytes + ENTRY_BYTES
+
+
+def _place(segment: Segment, at: int) -> int:
+    return segment.number << PLACE_BITS | at >> ALIGNED_BITS

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import mmap as mmap_module
-import sys
 from collections import deque
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE, mmap
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
+from b1.cache.l1.layout import ALIGNED_BYTES, HEADER, Header
 from b1.units import KIB, MIB
 
 # What is given back while a segment is being consumed: one call to the kernel for so much. Smaller means more calls,
@@ -24,86 +23,6 @@ SEGMENTS = 64
 
 _NO_HUGE_PAGES: int | None = getattr(mmap_module, "MADV_NOHUGEPAGE", None)  # Linux alone has it
 
-# A place is one integer: the segment's number, and where in it the item begins.
-PLACE_BITS = 24
-PLACE_MASK = 2**PLACE_BITS - 1
-
-# How an item begins: see `Header`. The value follows it, then the tags, then their vector.
-HEADER = Struct("<BBHIIIIfdQ")
-HEADER_BYTES = HEADER.size
-CHECKED_AT, CHECKED = 32, Struct("<Q")
-MOST_TAGS_BYTES, MOST_VECTOR_BYTES = 2**32 - 1, 2**16 - 1
-
-# Flags of an item.
-OBJECT, META, VERSIONED = 1, 2, 4
-
-
-class Header(NamedTuple):
-    """The header by names, for all but the hot path.
-
-    Attributes:
-        is_used: 1 since it was read, until the head of its queue has passed it.
-        beside_bytes: what the item is accounted at beside the segment: an object, a `meta`.
-        tenant: its owner's number.
-        expires_s: when its fresh time is over, on the monotonic clock; it lives `stale_s` longer.
-        checked: the source's `changes` when it was last validated.
-    """
-
-    is_used: int
-    flags: int
-    vector_bytes: int
-    tags_bytes: int
-    value_bytes: int
-    beside_bytes: int
-    tenant: int
-    stale_s: float
-    expires_s: float
-    checked: int
-
-    @property
-    def item_bytes(self) -> int:
-        """The item's length in the segment."""
-        return HEADER_BYTES + self.value_bytes + self.tags_bytes + self.vector_bytes
-
-
-class Item(NamedTuple):
-    """What is to be stored.
-
-    Attributes:
-        data: the value's bytes; empty for an object.
-        tags, vector: what it is validated by, as bytes.
-        item_bytes: its length in a segment.
-        beside_bytes: what `value` and `meta` are accounted at.
-        value, meta: an object, and a small object beside the value; None where the flags do not name them.
-    """
-
-    data: bytes
-    tags: bytes
-    vector: bytes
-    flags: int
-    item_bytes: int
-    beside_bytes: int
-    stale_s: float
-    expires_s: float
-    checked: int
-    value: Any
-    meta: Any
-
-    def header(self, is_used: int, tenant: int) -> bytes:
-        """Return its beginning in a segment."""
-        return HEADER.pack(
-            is_used,
-            self.flags,
-            len(self.vector),
-            len(self.tags),
-            len(self.data),
-            self.beside_bytes,
-            tenant,
-            self.stale_s,
-            self.expires_s,
-            self.checked,
-        )
-
 
 def segment_bytes(limit_bytes: int) -> int:
     """Return the size of a segment for a budget: a 64th of it, whole pages, at most 1 MiB."""
@@ -111,32 +30,28 @@ def segment_bytes(limit_bytes: int) -> int:
     return max(LEAST_SEGMENT_BYTES, min(MOST_SEGMENT_BYTES, wanted))
 
 
-def key_bytes(key: str) -> int:
-    """Return what a key takes: the string, in the allocator's steps of 16 bytes, and its place in the segment's list."""
-    return (sys.getsizeof(key) + 15) // 16 * 16 + 9
-
-
 class Segment:
     """Items one after the other. Everything here is O(1) but `close`, which unmaps.
 
     Attributes:
         data: the mapping. Only copies are ever taken out of it, so it can always be unmapped.
-        keys: the items' keys, in order; an empty one where the item was consumed.
+        head: where the first item begins that was not consumed yet.
+        count: items that were appended.
         live: items that the index still points at.
-        held_bytes: what is accounted for this segment: its touched pages, its keys, and what is held beside it.
+        held_bytes: what is accounted for this segment: its touched pages, its items' entries of the index, and what is
+            held beside them.
         objects, metas: values that are no bytes, and small objects beside a value, by their item's place.
     """
 
     __slots__ = (
-        "_head",
         "_released",
         "_size_bytes",
         "_touched",
-        "_turn",
+        "count",
         "data",
         "end",
+        "head",
         "held_bytes",
-        "keys",
         "live",
         "metas",
         "number",
@@ -148,19 +63,17 @@ class Segment:
         self.number = number
         self.queue = queue
         self.data = mmap(-1, size_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ | PROT_WRITE)
-        _forbid_huge_pages(self.data)
-        self.keys: list[str] = []
+        forbid_huge_pages(self.data)
         self.objects: dict[int, Any] = {}
         self.metas: dict[int, Any] = {}
-        self.live = 0
+        self.count = self.live = 0
         self.held_bytes = 0
-        self.end = 0
-        self._turn = 0
+        self.head = self.end = 0
         self._size_bytes = size_bytes
-        self._head = self._touched = self._released = 0
+        self._touched = self._released = 0
 
     def __repr__(self) -> str:
-        return f"<Segment {self.number} live={self.live} of {len(self.keys)} resident_bytes={self.resident_bytes}>"
+        return f"<Segment {self.number} live={self.live} of {self.count} resident_bytes={self.resident_bytes}>"
 
     @property
     def resident_bytes(self) -> int:
@@ -171,15 +84,15 @@ class Segment:
         """Say whether an item still fits."""
         return self.end + item_bytes <= self._size_bytes
 
-    def append(self, key: str, parts: tuple[bytes, ...]) -> int:
+    def append(self, parts: tuple[bytes, ...]) -> int:
         """Write an item at the end; return how many bytes of pages were touched for the first time."""
         data, at = self.data, self.end
         for part in parts:
             after = at + len(part)
             data[at:after] = part
             at = after
-        self.keys.append(key)
-        self.end = at
+        self.count += 1
+        self.end = at + ALIGNED_BYTES - 1 & -ALIGNED_BYTES
         if at <= self._touched:
             return 0
         before, self._touched = self._touched, (at + PAGESIZE - 1) // PAGESIZE * PAGESIZE
@@ -189,25 +102,18 @@ class Segment:
         """Return the header of the item that begins there."""
         return Header._make(HEADER.unpack_from(self.data, at))
 
-    def first(self) -> tuple[str, int]:
-        """Return key and place of the first item that was not consumed yet."""
-        return self.keys[self._turn], self._head
-
     def consume(self, item_bytes: int) -> int:
         """Pass over the first item; return how many bytes of pages went back to the system."""
-        self.keys[self._turn] = ""
-        self._turn += 1
-        self._head += item_bytes
-        if self._head - self._released < RELEASED_BYTES:
+        self.head += item_bytes
+        if self.head - self._released < RELEASED_BYTES:
             return 0
-        before, self._released = self._released, self._head // PAGESIZE * PAGESIZE
+        before, self._released = self._released, self.head // PAGESIZE * PAGESIZE
         self.data.madvise(MADV_DONTNEED, before, self._released - before)
         return self._released - before
 
     def close(self) -> None:
         """Unmap: everything is back with the system at once."""
         self.data.close()
-        self.keys.clear()
         self._released = self._touched
 
 
@@ -246,7 +152,7 @@ class Queue:
             self.segments.remove(segment)
 
 
-def _forbid_huge_pages(data: mmap) -> None:
+def forbid_huge_pages(data: mmap) -> None:
     """Keep one written byte from taking 2 MiB where the kernel prefers huge pages."""
     if _NO_HUGE_PAGES is not None:
         # A kernel that was built without huge pages refuses the advice, and has none to give.

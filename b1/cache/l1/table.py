@@ -12,28 +12,42 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
+from b1.cache.l1.found import Entry, Found, L1Snapshot, Look
+from b1.cache.l1.index import PAGE_BYTES, PLACE_AT, PLACES, SPREAD_BITS
 from b1.cache.l1.items import item_of, unpacked
-from b1.cache.l1.policy import S3Fifo, cost
-from b1.cache.l1.segments import (
+from b1.cache.l1.layout import (
+    ALIGNED_BITS,
     CHECKED,
     CHECKED_AT,
-    HEADER,
+    DIGEST_MASK,
     HEADER_BYTES,
+    HIT,
     META,
     MOST_VECTOR_BYTES,
     OBJECT,
     PLACE_BITS,
     PLACE_MASK,
+    READ,
+    READ_BEFORE,
+    STALE,
+    STALE_AT,
+    UNREAD,
     VERSIONED,
+    digest_of,
+    key_of,
+    name_of,
 )
+from b1.cache.l1.policy import S3Fifo, cost
+from b1.cache.l1.segments import Segment
 from b1.clock import Clock
 from b1.store.versions import Difference, compare
 from b1.store.versions import Versions as OwnVersions
 from b1.types import Versions, VersionSource
+
+__all__ = ["L1", "Entry", "Found", "L1Snapshot"]
 
 # What the map may always hold below the critical level, as a part of its limit: a worker that starts on a full box would
 # else never cache anything, and load the database instead.
@@ -46,58 +60,7 @@ TENANT_SHARE = 0.25
 # The governor's levels (b1.governor.Level), known here by their numbers because the governor is a sibling.
 _NORMAL, _HIGH, _CRITICAL = 0, 2, 4
 
-_UNPACK = HEADER.unpack_from
-
-
-class Found:
-    """A stored value, as it was put.
-
-    Attributes:
-        value: opaque here; bytes may be a copy.
-        meta: the small object that was put beside it.
-        is_stale: its fresh time is over, or one of its tags was softly invalidated.
-        expires_s: when its fresh time is over, on the monotonic clock.
-    """
-
-    __slots__ = ("expires_s", "is_stale", "meta", "value")
-
-    def __init__(self, value: Any, meta: Any, is_stale: bool, expires_s: float) -> None:
-        self.value = value
-        self.meta = meta
-        self.is_stale = is_stale
-        self.expires_s = expires_s
-
-    def __repr__(self) -> str:
-        return f"<Found is_stale={self.is_stale} expires_s={self.expires_s}>"
-
-
-Entry = Found
-
-
-@dataclass(frozen=True, slots=True)
-class L1Snapshot:
-    """What the map says about itself, in bytes.
-
-    Attributes:
-        held_bytes: accounted: touched pages, keys, index, objects, and what remembers evicted keys.
-        resident_bytes: touched pages of the segments alone.
-        small_bytes: what waits in the small queue for its first use.
-        returned_bytes: pages given back to the system since the start.
-        refused: values that were too large, or came when the system had no memory to map.
-        tenants: those that hold the most, with their bytes; at most ten.
-    """
-
-    entries: int
-    held_bytes: int
-    limit_bytes: int
-    ceiling_bytes: int
-    resident_bytes: int
-    segments: int
-    small_bytes: int
-    returned_bytes: int
-    refused: int
-    evictions: dict[str, int]
-    tenants: tuple[tuple[str, int], ...]
+_UNPACK = HIT.unpack_from
 
 
 class L1:
@@ -127,7 +90,7 @@ class L1:
         self._own = OwnVersions() if versions is None else None
         self._source: VersionSource = self._own if versions is None else versions  # type: ignore[assignment]
         self._items = S3Fifo(limit_bytes, tenant_share=tenant_share)
-        self._shards, self._mask = self._items.index.shards, self._items.index.mask
+        self._rows, self._mask = self._items.index.rows, self._items.index.mask
         self._segments = self._items.segments
         self._refused = 0
         self.evictions = self._items.evictions
@@ -159,40 +122,58 @@ class L1:
 
     def find(self, key: str) -> Found | None:
         """Return the entry, also when it is stale: softly invalidated, or past its fresh time by less than `stale_s`."""
-        place = self._shards[hash(key) & self._mask].get(key)
-        if place is None:
+        # Written out: with calls it would take half as long again. The parts by name: `digest_of`, `Index.get`, `locate`.
+        digest = hash(key) & DIGEST_MASK or 1
+        row = self._rows[digest >> SPREAD_BITS & self._mask]
+        slot = digest % PLACES
+        while (seen := row[slot]) != digest:
+            if not seen:
+                return None
+            slot = (slot + 1) % PLACES
+        place: int | None = row[slot + PLACE_AT]
+        try:
+            name = key.encode()
+        except UnicodeEncodeError:
+            name = name_of(key)
+        while place is not None:
+            segment, at = self._segments[place >> PLACE_BITS], (place & PLACE_MASK) << ALIGNED_BITS
+            data = segment.data
+            state, flags, key_bytes, value_bytes, expires_s, checked = _UNPACK(data, at)
+            begin = at + HEADER_BYTES + key_bytes
+            if data[at + HEADER_BYTES : begin] == name:
+                break
+            place = self._items.index.get(digest, name)  # another key has the same digest
+        else:
             return None
-        segment = self._segments[place >> PLACE_BITS]
-        at = place & PLACE_MASK
-        data = segment.data
-        is_used, flags, vector_bytes, tags_bytes, value_bytes, _, _, stale_s, expires_s, checked = _UNPACK(data, at)
+        end = begin + value_bytes
         is_stale = False
         if expires_s <= (now_s := self._now()):
-            if expires_s + stale_s <= now_s:
-                self._items.drop(key, "expired")
+            if expires_s + STALE.unpack_from(data, at + STALE_AT)[0] <= now_s:
+                self._items.drop(digest, name, "expired")
                 return None
             is_stale = True
-        begin = at + HEADER_BYTES
-        end = begin + value_bytes
-        if checked != (changes := self._source.changes) and flags & VERSIONED:
-            match self._validated(data, end, end + tags_bytes, end + tags_bytes + vector_bytes):
-                case "same":
-                    CHECKED.pack_into(data, at + CHECKED_AT, changes)
-                case "soft":
-                    is_stale = True
-                case _:
-                    self._items.drop(key, "invalidated")
-                    return None
-        if is_used != 1:  # 2: read before the last look of `b1.cache.warming`
-            data[at] = 1
-        if flags & (OBJECT | META):
-            value = segment.objects[at] if flags & OBJECT else data[begin:end]
-            return Found(value, segment.metas.get(at), is_stale, expires_s)
+        if flags:
+            if flags & VERSIONED and checked != (changes := self._source.changes):
+                match self._validated(segment, at):
+                    case "same":
+                        CHECKED.pack_into(data, at + CHECKED_AT, changes)
+                    case "soft":
+                        is_stale = True
+                    case _:
+                        self._items.drop(digest, name, "invalidated")
+                        return None
+            if flags & (OBJECT | META):
+                if state != READ:
+                    data[at] = READ
+                value = segment.objects[at] if flags & OBJECT else data[begin:end]
+                return Found(value, segment.metas.get(at), is_stale, expires_s)
+        if state != READ:
+            data[at] = READ
         return Found(data[begin:end], None, is_stale, expires_s)
 
-    def _validated(self, data: mmap, tags_at: int, vector_at: int, end: int) -> Difference:
-        tags = unpacked(data[tags_at:vector_at])
-        return compare(data[vector_at:end], self._source.vector(tags))
+    def _validated(self, segment: Segment, at: int) -> Difference:
+        tags, vector = _built_on(segment, at)
+        return compare(vector, self._source.vector(tags))
 
     def versions_of(self, tags: Iterable[str]) -> Versions:
         """Return the tags with their present versions: take this before a load, give it to `put` after."""
@@ -205,17 +186,29 @@ class L1:
 
     def built_on(self, key: str) -> Versions | None:
         """Return what a stored entry was built on; None: it is not there, or nothing can invalidate it."""
-        place = self._items.index.get(key)
+        place = self._place(key)
         if place is None:
             return None
-        segment, at = self._segments[place >> PLACE_BITS], place & PLACE_MASK
-        header = segment.header(at)
-        if not header.flags & VERSIONED:
+        segment, at = self._items.locate(place)
+        return _built_on(segment, at) if segment.header(at).flags & VERSIONED else None
+
+    def peek(self, key: str, *, marks: bool = False) -> Look | None:
+        """Return what an entry says, and do not count it as a use; None: it is not there.
+
+        It may have expired or been invalidated: that is not looked at.
+
+        Args:
+            marks: turn "read" into "read before", so that the next look sees whether it was read again.
+        """
+        place = self._place(key)
+        if place is None:
             return None
-        tags_at = at + HEADER_BYTES + header.value_bytes
-        vector_at = tags_at + header.tags_bytes
-        data = segment.data
-        return Versions(unpacked(data[tags_at:vector_at]), data[vector_at : vector_at + header.vector_bytes])
+        segment, at = self._items.locate(place)
+        header = segment.header(at)
+        is_read = header.state == READ
+        if marks and is_read:
+            segment.data[at] = READ_BEFORE
+        return Look(header.state != UNREAD, is_read, header.expires_s)
 
     def put(
         self,
@@ -246,14 +239,14 @@ class L1:
         if not self.are_current(versions):
             return False
         expires_s = self._now() + ttl_s
-        item = item_of(value, held_bytes, meta, versions, stale_s=stale_s, expires_s=expires_s, changes=changes)
-        taken = cost(key, item)
+        item = item_of(key, value, held_bytes, meta, versions, stale_s=stale_s, expires_s=expires_s, changes=changes)
+        taken = cost(item)
         if taken > self._ceiling_bytes // LARGEST_PART or len(item.vector) > MOST_VECTOR_BYTES:
             self._refused += 1
             return False
         before = self._items.held_bytes
         try:
-            self._items.put(key, item, taken, owner=owner, ceiling_bytes=self._ceiling_bytes)
+            self._items.put(item, taken, owner=owner, ceiling_bytes=self._ceiling_bytes)
         except OSError:
             # No memory to map: the value goes to who asked for it, and is not kept.
             self._refused += 1
@@ -263,7 +256,7 @@ class L1:
 
     def remove(self, key: str) -> None:
         """Drop one entry."""
-        self._items.drop(key, "invalidated")
+        self._items.drop(digest_of(key), name_of(key), "invalidated")
 
     def clear(self) -> None:
         """Drop everything, because everything was invalidated; the ceiling stays."""
@@ -294,7 +287,7 @@ class L1:
     def reclaim(self, target_bytes: int) -> int:
         """Evict until `target_bytes` are given up or nothing is left; return the accounted bytes given up.
 
-        Pages are back with the system on return; keys and index are the allocator's, which the governor's last step trims.
+        Pages are back with the system on return; objects are the allocator's, which the governor's last step trims.
         What was used is spared while there is enough else, but not from the critical level on.
         """
         given = self._items.reclaim(target_bytes, spares_used=self._level < _CRITICAL)
@@ -303,13 +296,12 @@ class L1:
         return given
 
     def sample(self, count: int, choose: Callable[[int], int] = random.randrange) -> list[str]:
-        """Return the keys of so many entries by chance, fewer when there are not so many; reads no table twice."""
-        shards = self._shards
+        """Return the keys of so many entries by chance, fewer when there are not so many; reads no page twice."""
+        index = self._items.index
+        most = max(1, count * 2 * PAGE_BYTES // max(PAGE_BYTES, index.table_bytes))
         found: list[str] = []
-        first = choose(len(shards))
-        for number in range(len(shards)):
-            keys = list(shards[(first + number) & self._mask])
-            found += random.sample(keys, min(len(keys), max(1, count * 2 // len(shards))))
+        for places in index.places(choose(index.mask + 1)):
+            found += [key_of(self._items.name_at(place)) for place in random.sample(places, min(len(places), most))]
             if len(found) >= count:
                 break
         return found[:count]
@@ -338,3 +330,14 @@ class L1:
     def _lower_ceiling(self, ceiling_bytes: int) -> None:
         floor_bytes = 0 if self._level >= _CRITICAL else self._limit_bytes // FLOOR_PART
         self._ceiling_bytes = max(floor_bytes, min(self._ceiling_bytes, ceiling_bytes))
+
+    def _place(self, key: str) -> int | None:
+        return self._items.index.get(digest_of(key), name_of(key))
+
+
+def _built_on(segment: Segment, at: int) -> Versions:
+    header = segment.header(at)
+    tags_at = at + HEADER_BYTES + header.key_bytes + header.value_bytes
+    vector_at = tags_at + header.tags_bytes
+    data = segment.data
+    return Versions(unpacked(data[tags_at:vector_at]), data[vector_at : vector_at + header.vector_bytes])

@@ -7,7 +7,7 @@ whoever may have it: at once, after the soft timeout, or when the load fails, as
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -16,7 +16,8 @@ from b1.cache.l1.table import L1, Found
 from b1.cache.options import CacheOptions
 from b1.cache.packing.dictionaries import Dictionaries
 from b1.cache.packing.envelopes import Envelopes
-from b1.cache.reading.flights import Flight, Flights
+from b1.cache.reading.flight import Flight
+from b1.cache.reading.flights import GRACE_S, Flights
 from b1.cache.reading.keeping import Keeping, Times
 from b1.cache.reading.learning import Learning
 from b1.cache.reading.loading import Loading
@@ -33,9 +34,6 @@ T = TypeVar("T")
 
 # Work behind the answers: leases given up, lives extended, dictionaries. What is more is left out.
 _TASKS = 64
-# The load ends by its own timeout first, which tells all who wait why. Who waits longer does so for a loader that does not
-# let itself be cancelled.
-_GRACE_S = 0.05
 
 
 class Engine:
@@ -77,44 +75,80 @@ class Engine:
             self._keeping, self.shared, self._places, self.tasks, counts, clock,
             background=background, is_saturated=is_saturated,
         )  # fmt: skip
-        self.flights = Flights(self._loading.run, self._loading.failed, self._places, clock, most=options.flights)
+        self.flights = Flights(
+            self._loading.run, self._loading.run_together, self._loading.failed, self._places, clock,
+            most=options.flights,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Engine {self.flights!r} {self._places!r} shared={self.shared!r}>"
 
+    async def aclose(self) -> None:
+        """End what goes on behind the answers, when no loads run any more."""
+        await self.tasks.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
+
     async def value(self, read: Read, found: Found | None) -> Value:
         """Return the value of a read that L1 alone cannot answer."""
-        here = stale = None
-        if found is not None:
-            value = Value(found.value, 0 if found.meta is None else found.meta.flags)
-            if not found.is_stale:
-                here = value
-            elif read.options.stale_s:
-                stale = value
-        versions, answer = self._l1.versions_of(read.tags), None
+        answer = None
         if self.shared is not None and self.shared.must_ask:
-            answer = await self._loading.ask(read, None if here is None else self._held(read))
-            settled = self._settled(read, answer, here)
+            answer = await self._loading.ask(read, self.held(read, found))
+            settled = self.settled(read, found, answer)
             if settled is not None:
-                if found is not None and found.meta is not None and here is settled:
-                    self.look_after(read, found)
                 return settled
-            if answer is not None:
-                versions = Versions(read.tags, answer.vector)
+        return await self.unsettled(read, found, answer)
+
+    def settled(self, read: Read, found: Found | None, answer: Answer | None) -> Value | None:
+        """Return what the shared store's word on a read, and on the copy here, settles."""
+        if answer is not None and answer.state is State.FRESH:
+            self.counts.l2_hits += 1
+            self.counts.hit(read.key)
+            return self._keeping.take(read, answer)
+        if found is None or found.is_stale or not (answer is None or answer.state is State.HELD):
+            return None
+        self.counts.l1_hits += 1
+        self.counts.hit(read.key)
+        if found.meta is not None:
+            self._look_after(read, found)
+        return value_of(found)
+
+    async def unsettled(self, read: Read, found: Found | None, answer: Answer | None) -> Value:
+        """Return the value of a read that nothing has settled: stale, or from a load."""
+        stale = value_of(found) if found is not None and found.is_stale and read.options.stale_s else None
         if stale is not None and answer is None and self._loading.is_hopeless(read):
             return self._served(read, stale, "saturated" if self._is_saturated() else "error")
+        versions = self._l1.versions_of(read.tags) if answer is None else Versions(read.tags, answer.vector)
         is_background = stale is not None and read.options.revalidate
         flight = self._flight(read, versions, answer, is_background=is_background)
-        return await self._awaited(flight, read, stale)
+        return await self.awaited(flight, read, stale)
+
+    def needs_care(self, found: Found) -> bool:
+        """Say whether a fresh copy is more than bytes to hand out: it is an error, or there is something to do for it."""
+        meta = found.meta
+        is_due = meta.reads + 1 == self._options.promote_reads or meta.early_from_s <= self._clock.monotonic()
+        return bool(is_due or meta.flags & ERROR)
+
+    def versions_of(self, read: Read) -> Versions:
+        """Return the versions of a read's tags as this process knows them."""
+        return self._l1.versions_of(read.tags)
+
+    async def ask_many(self, reads: Sequence[Read], found: Sequence[Found | None]) -> list[Answer]:
+        """Ask the shared store about many, also about the copies here; no answers when it does not answer."""
+        held = [self.held(read, copy) for read, copy in zip(reads, found, strict=True)]
+        return await self._loading.ask_many(reads, held)
 
     async def present(self, read: Read, found: Found | None) -> Value | None:
         """Return what is there and fresh, here or in the shared store; nothing is loaded."""
-        here = None if found is None else Value(found.value, 0 if found.meta is None else found.meta.flags)
-        shared = self.shared
+        here, shared = None if found is None else value_of(found), self.shared
         if shared is None or not shared.is_there or (here is not None and not shared.must_ask):
             return here
-        held = None if here is None else self._held(read)
+        held = self.held(read, found)
         answer = await shared.ask(read.name, read.place, read.tags, held=held, namespace=read.namespace)
+        return self.there(read, here, answer)
+
+    def there(self, read: Read, here: Value | None, answer: Answer | None) -> Value | None:
+        """Return what is fresh after the shared store's word on it."""
         if answer is None or answer.state is State.HELD:
             return here
         return self._keeping.take(read, answer) if answer.state is State.FRESH else None
@@ -128,7 +162,7 @@ class Engine:
         versions = self._l1.versions_of(read.tags) if vector is None else Versions(read.tags, vector)
         return await self._keeping.keep(read, value, versions, is_shared=vector is not None)
 
-    def look_after(self, read: Read, found: Found) -> None:
+    def _look_after(self, read: Read, found: Found) -> None:
         """Count a read, and see to the value when there may be something to do."""
         meta = found.meta
         meta.reads += 1
@@ -162,8 +196,10 @@ class Engine:
         finally:
             self._places.give_back(turn)
 
-    def _held(self, read: Read) -> bytes | None:
-        """Return what the copy here was built on; None when it carries other tags than this read."""
+    def held(self, read: Read, found: Found | None) -> bytes | None:
+        """Return what a fresh copy here was built on; None when it carries other tags than this read."""
+        if found is None or found.is_stale:
+            return None
         built_on = self._l1.built_on(read.name)
         return built_on.vector if built_on is not None and built_on.tags == read.tags else None
 
@@ -178,36 +214,24 @@ class Engine:
             read, versions, is_background=is_background, answer=answer, is_free=read.batch is not None
         )
 
-    def _settled(self, read: Read, answer: Answer | None, here: Value | None) -> Value | None:
-        """Return what the shared store's word on a copy settles."""
-        if answer is None or answer.state is State.HELD:
-            if here is not None:
-                self.counts.l1_hits += 1
-                self.counts.hit(read.key)
-            return here
-        if answer.state is not State.FRESH:
-            return None
-        self.counts.l2_hits += 1
-        self.counts.hit(read.key)
-        return self._keeping.take(read, answer)
-
-    async def _awaited(self, flight: Flight, read: Read, stale: Value | None) -> Value:
+    async def awaited(self, flight: Flight, read: Read, stale: Value | None) -> Value:
+        """Wait for a load, or for the moment from which something stale is better."""
         flights, options = self.flights, read.options
         flights.join(flight, hurries=stale is None or not options.revalidate)
         try:
             if stale is None and not await flights.wait(
-                flight, until_stale=bool(options.stale_s), timeout_s=read.hard_timeout_s + _GRACE_S
+                flight, until_stale=bool(options.stale_s), timeout_s=read.hard_timeout_s + GRACE_S
             ):
                 stale = flight.stale
                 if stale is None:
                     self.counts.miss(read.key)
                     raise DeadlineExceeded(f"loading {read.namespace} took too long")
-            if not flight.result.done() and stale is not None:
+            if not flight.is_done and stale is not None:
                 reason = await self._reason_for_stale(flight, read)
                 if reason:
                     flights.keep(flight)
                     return self._served(read, stale, reason)
-            return self._outcome(flight, read, stale or flight.stale)
+            return self.outcome(flight, read, stale or flight.stale)
         finally:
             flights.leave(flight)
 
@@ -220,8 +244,9 @@ class Engine:
         in_time = await self.flights.wait(flight, until_stale=False, timeout_s=read.options.soft_timeout_s)
         return "" if in_time else "timeout"
 
-    def _outcome(self, flight: Flight, read: Read, stale: Value | None) -> Value:
-        error = flight.result.exception()
+    def outcome(self, flight: Flight, read: Read, stale: Value | None) -> Value:
+        """Return what a load that is over gives this read."""
+        error = flight.error
         is_answer = error is None or isinstance(error, read.options.errors)
         if not is_answer and stale is not None and read.options.on_error:
             return self._served(read, stale, "error")
@@ -230,9 +255,14 @@ class Engine:
             self.counts.hit(read.key)
         else:
             self.counts.miss(read.key)
-        return flight.result.result()
+        return flight.result()
 
     def _served(self, read: Read, stale: Value, reason: str) -> Value:
         self.counts.stale[reason] += 1
         self.counts.hit(read.key)
         return stale
+
+
+def value_of(found: Found) -> Value:
+    """Return the value of a copy in this process."""
+    return Value(found.value, 0 if found.meta is None else found.meta.flags)

@@ -7,90 +7,30 @@ nobody. Entry and vector together name a load: who comes after an invalidation n
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
 
+from b1.cache.reading.flight import Flight as Flight
 from b1.cache.reading.places import Places, Turn
 from b1.cache.reading.reads import Read
 from b1.cache.reading.shared import Answer
-from b1.cache.reading.values import Value
 from b1.clock import DEADLINE, Clock, remaining
 from b1.errors import DeadlineExceeded, NotReady, Overloaded
 from b1.types import Versions
 
-Run = Callable[["Flight"], Awaitable[None]]
-Failed = Callable[["Flight", Exception], None]
-
-
-class Flight:
-    """One load. Guarded by the event loop; written between awaits alone.
-
-    Attributes:
-        result: the value, or what went wrong. It comes before the value is in the shared store.
-        news: done when a stale value was found on the way; `stale` is it then.
-        is_kept: it goes on when nobody waits any more.
-        is_abandoned: nobody wanted it any more.
-        has_loaded: the loader was called; else the value was in the shared store.
-        is_overtaken: something it depends on was invalidated since it began; nothing of it is kept.
-        answer: what the shared store said, where somebody has asked already.
-        vector: of the shared store, once it has answered.
-        newer_than_ms: of a reload before the end: when the present value was made.
-    """
-
-    __slots__ = (
-        "answer", "has_loaded", "is_abandoned", "is_kept", "is_overtaken", "newer_than_ms", "news", "read", "result",
-        "stale", "task", "turn", "vector", "versions", "waiters",
-    )  # fmt: skip
-
-    def __init__(self, read: Read, versions: Versions, turn: Turn, answer: Answer | None) -> None:
-        loop = asyncio.get_running_loop()
-        self.read = read
-        self.versions = versions
-        self.turn = turn
-        self.answer = answer
-        self.vector: bytes | None = None
-        self.newer_than_ms: int | None = None
-        self.result: asyncio.Future[Value] = loop.create_future()
-        self.news: asyncio.Future[None] = loop.create_future()
-        self.stale: Value | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.waiters = 0
-        self.is_kept = turn.is_background
-        self.is_abandoned = False
-        self.has_loaded = False
-        self.is_overtaken = False
-
-    def __repr__(self) -> str:
-        return f"<Flight {self.read.namespace} waiters={self.waiters} is_kept={self.is_kept} done={self.result.done()}>"
-
-    @property
-    def built_on(self) -> Versions:
-        """The versions that were taken before the load began."""
-        return self.versions if self.vector is None else Versions(self.read.tags, self.vector)
-
-    def found_stale(self, value: Value) -> None:
-        """Tell those who wait that there is something better than nothing."""
-        self.stale = value
-        if not self.news.done():
-            self.news.set_result(None)
-
-    def land(self, value: Value) -> None:
-        """Give the value to all who wait."""
-        if not self.result.done():
-            self.result.set_result(value)
-
-    def crash(self, error: Exception) -> bool:
-        """Give all who wait the error; False when they have a value already."""
-        if self.result.done():
-            return False
-        self.result.set_exception(error)
-        return True
+Run = Callable[[Flight], Awaitable[None]]
+RunTogether = Callable[[Sequence[Flight], Callable[[Flight], None]], Awaitable[None]]
+Failed = Callable[[Flight, Exception], None]
 
 
 # The loads that the running code is a part of, outermost first.
 _WITHIN: ContextVar[tuple[Flight, ...]] = ContextVar("b1_cache_loads", default=())
+
+
+# The load ends by its own timeout first, which tells all who wait why. Who waits longer does so for a loader that does not
+# let itself be cancelled.
+GRACE_S = 0.05
 
 
 class Flights:
@@ -98,18 +38,23 @@ class Flights:
 
     Args:
         run: does the work of one; it lands it or raises.
+        run_together: does the common part of many; it lands or launches each of them, or raises.
         failed: told about those that went wrong, with what those who wait are told.
         most: how many there may be.
     """
 
-    def __init__(self, run: Run, failed: Failed, places: Places, clock: Clock, *, most: int) -> None:
+    def __init__(
+        self, run: Run, run_together: RunTogether, failed: Failed, places: Places, clock: Clock, *, most: int
+    ) -> None:
         self._run = run
+        self._run_together = run_together
         self._failed = failed
         self._places = places
         self._clock = clock
         self._most = most
         self._open: dict[tuple[str, Versions], Flight] = {}
         self._all: set[Flight] = set()
+        self._formations: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -117,7 +62,7 @@ class Flights:
 
     def __len__(self) -> int:
         """Return how many have no result yet."""
-        return sum(not flight.result.done() for flight in self._all)
+        return sum(not flight.is_done for flight in self._all)
 
     def find(self, name: str, versions: Versions) -> Flight | None:
         """Return the load that a caller may join.
@@ -151,38 +96,81 @@ class Flights:
             Overloaded: too many are under way.
             NotReady: the cache is closed.
         """
+        self.admit(1)
+        is_free = is_free or (not is_background and self.is_within)
+        flight = self.register(read, versions, Turn(is_background=is_background, is_free=is_free))
+        flight.answer, flight.is_asked = answer, answer is not None
+        flight.newer_than_ms = newer_than_ms
+        self.launch(flight)
+        return flight
+
+    def admit(self, count: int) -> None:
+        """Make sure that so many may begin.
+
+        Raises:
+            Overloaded: too many are under way.
+            NotReady: the cache is closed.
+        """
         if self._is_closed:
             raise NotReady("the cache is closed")
-        if len(self._all) >= self._most:
-            raise Overloaded(f"{self._most} loads are under way")
-        within = _WITHIN.get()
-        turn = Turn(is_background=is_background, is_free=is_free or (bool(within) and not is_background))
-        flight = Flight(read, versions, turn, answer)
-        flight.newer_than_ms = newer_than_ms
-        # The load belongs to everybody who waits for it, so it does not inherit the first caller's deadline.
-        context = contextvars.copy_context()
-        context.run(DEADLINE.set, None)
-        context.run(_WITHIN.set, (flight,) if is_background else (*within, flight))
-        loop = asyncio.get_running_loop()
-        flight.task = loop.create_task(self._fly(flight), name=f"b1-load:{read.namespace}", context=context)
+        if len(self._all) + count > self._most:
+            raise Overloaded(f"{len(self._all)} of {self._most} loads are under way")
+
+    def register(self, read: Read, versions: Versions, turn: Turn) -> Flight:
+        """Let others join a load that begins with `launch`, or ends with `land` and `close`."""
+        flight = Flight(read, versions, turn, asyncio.get_running_loop().time() + read.hard_timeout_s)
         self._open[read.name, versions] = flight
         self._all.add(flight)
-        flight.task.add_done_callback(lambda task: self._ended(flight, task))
-        flight.result.add_done_callback(_heard)
         return flight
+
+    def launch(self, flight: Flight) -> None:
+        """Begin the work of a load, in a task of its own."""
+        is_background = flight.turn.is_background
+        # The load belongs to everybody who waits for it, so it does not inherit the first caller's deadline.
+        deadline = DEADLINE.set(None)
+        within = _WITHIN.set((flight,) if is_background else (*_WITHIN.get(), flight))
+        try:
+            loop = asyncio.get_running_loop()
+            flight.task = loop.create_task(self._fly(flight), name=f"b1-load:{flight.read.namespace}")
+        finally:
+            _WITHIN.reset(within)
+            DEADLINE.reset(deadline)
+        flight.task.add_done_callback(partial(self._ended, flight))
+
+    def together(self, flights: Sequence[Flight]) -> asyncio.Task[None]:
+        """Begin the common part of registered loads, in one task; it lands or launches each of them."""
+        deadline = DEADLINE.set(None)
+        try:
+            task = asyncio.get_running_loop().create_task(self._fly_together(flights), name="b1-load-together")
+        finally:
+            DEADLINE.reset(deadline)
+        self._formations.add(task)
+        task.add_done_callback(partial(self._parted, flights))
+        return task
+
+    def close(self, flight: Flight) -> None:
+        """End a load that was never launched."""
+        self.close_to_joiners(flight)
+        self._all.discard(flight)
 
     async def wait(self, flight: Flight, *, until_stale: bool, timeout_s: float) -> bool:
         """Wait for the result, or for stale news; say whether the result is there. The request's deadline ends it too.
 
         Call `join` before and `leave` after.
         """
-        if flight.result.done():
-            return True
-        wanted: set[asyncio.Future[Any]] = {flight.result}
-        if until_stale:
-            wanted.add(flight.news)
-        await asyncio.wait(wanted, timeout=remaining(self._clock, timeout_s), return_when=asyncio.FIRST_COMPLETED)
-        return flight.result.done()
+        if flight.is_done or (until_stale and flight.stale is not None):
+            return flight.is_done
+        limit_s, loop = remaining(self._clock, timeout_s), asyncio.get_running_loop()
+        news = flight.waiting(until_stale=until_stale)
+        # The load's own end mostly comes first, and then nobody needs another timer.
+        timer = loop.call_later(limit_s, _wake, news) if loop.time() + limit_s < flight.ends_s else None
+        try:
+            await news
+        finally:
+            flight.forget(news)
+            if timer is not None:
+                timer.cancel()
+        return flight.is_done
 
     @property
     def is_within(self) -> bool:
@@ -192,7 +180,7 @@ class Flights:
     def join(self, flight: Flight, *, hurries: bool = True) -> None:
         """Be one of those who wait; who has a stale value is in no hurry."""
         flight.waiters += 1
-        if hurries and not flight.result.done():
+        if hurries and not flight.is_done:
             self._places.hurry(flight.turn)
 
     def keep(self, flight: Flight) -> None:
@@ -202,11 +190,12 @@ class Flights:
     def leave(self, flight: Flight) -> None:
         """Wait no more; with the last one the load ends, unless it is kept."""
         flight.waiters -= 1
-        if flight.waiters or flight.is_kept or flight.result.done() or flight.task is None:
+        if flight.waiters or flight.is_kept or flight.is_done:
             return
         flight.is_abandoned = True
         self.close_to_joiners(flight)
-        flight.task.cancel()
+        if flight.task is not None:
+            flight.task.cancel()
 
     def close_to_joiners(self, flight: Flight) -> None:
         """Let nobody join any more: its value is in L1, or will not be."""
@@ -229,35 +218,71 @@ class Flights:
             flight.crash(NotReady("the cache is closed"))
             if flight.task is not None:
                 flight.task.cancel()
-        await asyncio.gather(*(flight.task for flight in flights if flight.task is not None), return_exceptions=True)
+        for task in self._formations:
+            task.cancel()
+        tasks = [flight.task for flight in flights if flight.task is not None]
+        await asyncio.gather(*tasks, *self._formations, return_exceptions=True)
 
     async def _fly(self, flight: Flight) -> None:
-        limit = asyncio.timeout(flight.read.hard_timeout_s)
+        timer = asyncio.get_running_loop().call_at(flight.ends_s, self._overdue, flight)
         try:
-            async with limit:
-                await self._run(flight)
-        except TimeoutError as error:
-            late = DeadlineExceeded(f"loading {flight.read.namespace} took longer than {flight.read.hard_timeout_s} s")
-            self._crash(flight, late if limit.expired() else error)
+            await self._run(flight)
         except asyncio.CancelledError:
             # Our own cancellation has nobody left who listens; any other one was the loader's, and is no reason to
             # cancel those who wait.
-            self._crash(flight, DeadlineExceeded(f"the load of {flight.read.namespace} was cancelled"))
+            self._crash(flight, _late(flight) if flight.is_overdue else _cancelled(flight))
             raise
         except Exception as error:  # noqa: BLE001 - it is for those who wait, each of whom raises it
             self._crash(flight, error)
+        finally:
+            timer.cancel()
+            self.close(flight)  # before those who wait go on, and perhaps ask again
+
+    async def _fly_together(self, flights: Sequence[Flight]) -> None:
+        try:
+            await self._run_together(flights, self.launch)
+        except Exception as error:  # noqa: BLE001 - it is for those who wait, each of whom raises it
+            for flight in flights:
+                if flight.task is None:
+                    self._crash(flight, error)
+        finally:
+            for flight in flights:
+                if flight.task is None and flight.is_done:
+                    self.close(flight)
+
+    def _overdue(self, flight: Flight) -> None:
+        assert flight.task is not None
+        flight.is_overdue = True
+        flight.task.cancel()
+        # A loader that does not let itself be cancelled holds up nobody.
+        asyncio.get_running_loop().call_later(GRACE_S, self._crash, flight, _late(flight))
 
     def _crash(self, flight: Flight, error: Exception) -> None:
         if flight.crash(error) and not flight.is_abandoned:
             self._failed(flight, error)
 
     def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
-        self.close_to_joiners(flight)
-        self._all.discard(flight)
+        self.close(flight)
         if not task.cancelled():
             task.exception()
 
+    def _parted(self, flights: Sequence[Flight], task: asyncio.Task[None]) -> None:
+        self._formations.discard(task)
+        for flight in flights:
+            if flight.task is None:
+                self._crash(flight, _cancelled(flight))
+                self.close(flight)
 
-def _heard(result: asyncio.Future[Value]) -> None:
-    if not result.cancelled():
-        result.exception()  # a failed load whose callers have all left is not an unretrieved exception
+
+def _wake(news: asyncio.Future[None]) -> None:
+    if not news.done():
+        news.set_result(None)
+
+
+def _late(flight: Flight) -> DeadlineExceeded:
+    read = flight.read
+    return DeadlineExceeded(f"loading {read.namespace} took longer than {read.hard_timeout_s} s")
+
+
+def _cancelled(flight: Flight) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the load of {flight.read.namespace} was cancelled")

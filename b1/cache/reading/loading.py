@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from itertools import zip_longest
 
 from b1.cache.counts import Counts
-from b1.cache.reading.flights import Flight
+from b1.cache.reading.flight import Flight
 from b1.cache.reading.keeping import Keeping
 from b1.cache.reading.places import Places
 from b1.cache.reading.reads import Read
@@ -78,6 +78,27 @@ class Loading:
         if way is _Way.LOAD:
             await self._load(flight)
 
+    async def run_together(self, flights: Sequence[Flight], launch: Callable[[Flight], None]) -> None:
+        """Read the second copies of many at once; what is not there goes on alone, with what the store said of it."""
+        reads = [flight.read for flight in flights]
+        answers = await self.ask_many(reads)
+        for flight, answer in zip_longest(flights, answers):
+            if answer is not None and answer.state is State.FRESH:
+                flight.vector = answer.vector
+                flight.land(self._keeping.take(flight.read, answer))
+            elif flight.is_abandoned:
+                flight.vector = None if answer is None or not answer.is_ours else answer.vector
+                self._give_up(flight)
+            elif not flight.is_done:
+                flight.answer, flight.is_asked = answer, True
+                launch(flight)
+
+    async def ask_many(self, reads: Sequence[Read], held: Sequence[bytes | None] = ()) -> list[Answer]:
+        """Do what `ask` does, for many at once; no answers when the store does not answer."""
+        assert self._shared is not None
+        lease_s = max(read.hard_timeout_s for read in reads)
+        return await self._shared.ask_many(reads, lease_s=lease_s, held=held) or []
+
     async def ask(self, read: Read, held: bytes | None = None) -> Answer | None:
         """Read the second copy, and take the lease if there is none; of a hot value, learn whether `held` is good."""
         assert self._shared is not None
@@ -94,8 +115,8 @@ class Loading:
         """Ask until the value is there or the lease is ours."""
         pause_s = _LOOK_FIRST_S
         while True:
-            answer = flight.answer or await self.ask(flight.read)
-            flight.answer = None
+            answer = flight.answer if flight.is_asked else await self.ask(flight.read)
+            flight.answer, flight.is_asked = None, False
             if answer is None:
                 return _Way.LOAD  # the store does not answer, and the copy in this process has to do
             flight.vector = answer.vector
@@ -145,15 +166,18 @@ class Loading:
             await self._keeping.keep_there(flight.read, value, kept, flight.vector)
 
     async def _loaded(self, flight: Flight) -> tuple[Value, float, float]:
-        await self._places.take(flight.turn)
+        if not self._places.try_take(flight.turn):
+            await self._places.take(flight.turn)
         try:
             is_background = flight.turn.is_background
             flight.has_loaded = True
             self._counts.loads += flight.read.batch is None  # a batch counts its call itself
             self._counts.refreshes += is_background
             began_s = self._clock.monotonic()
-            around: AbstractContextManager[Any] = self._background() if is_background else nullcontext()
-            with around:
+            if is_background:
+                with self._background():
+                    loaded = await flight.read.loader()
+            else:
                 loaded = await flight.read.loader()
             return encode(loaded), began_s, self._clock.monotonic()
         finally:

@@ -67,6 +67,11 @@ class Batch:
         if not self._undecided:
             self._decided.set()
 
+    def close(self) -> None:
+        """Hear that nobody of those who asked for it decides any more."""
+        self._undecided.clear()
+        self._decided.set()
+
     async def _alone(self, key: str) -> Any:
         return _of(await self._loader([key]), key)
 

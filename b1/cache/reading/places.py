@@ -61,9 +61,13 @@ class Places:
     def waiting(self) -> int:
         return len(self._front) + len(self._back)
 
+    def try_take(self, turn: Turn) -> bool:
+        """Take a place if there is one at once, or none is needed."""
+        return turn.is_free or self._try(turn)
+
     async def take(self, turn: Turn) -> None:
         """Wait for a place; first come, first served, refreshes last. The caller's deadline ends it."""
-        if turn.is_free or self._try(turn):
+        if self.try_take(turn):
             return
         queue = self._back if turn.is_background else self._front
         queue.append(turn)

@@ -6,18 +6,25 @@ Without Redis there is no second copy: this process's memory has one already, in
 
 from __future__ import annotations
 
-import asyncio
 import enum
 from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple, Protocol, TypeVar
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from b1.cache.counts import Counts
 from b1.cache.packing.codec import Broken, Head
 from b1.cache.packing.envelopes import Envelopes
+from b1.cache.reading.gathering import Gathering
+from b1.cache.reading.limits import within
+from b1.clock import DEADLINE
 from b1.errors import StoreUnavailable
-from b1.store.base import CacheAnswer, CacheRead, CacheState, Entered
+from b1.store.base import CacheAnswer, CacheRead, CacheState
 from b1.types import VersionSource
+
+if TYPE_CHECKING:
+    from b1.cache.reading.reads import Read
 
 T = TypeVar("T")
 
@@ -60,7 +67,7 @@ class CacheStore(Protocol):
     @property
     def mode(self) -> str: ...
 
-    async def enter(self, charges: tuple[()], *, read: CacheRead) -> Entered: ...
+    async def read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer]: ...
 
     async def store_if_unchanged(
         self,
@@ -103,6 +110,7 @@ class Shared:
         self._counts = counts
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
+        self._gathering = Gathering(self._read_many, self._unwanted)
 
     def __repr__(self) -> str:
         return f"<Shared is_there={self.is_there} must_ask={self.must_ask}>"
@@ -135,15 +143,30 @@ class Shared:
             held: the vector of a copy that the caller has.
         """
         read = CacheRead(key, tags, int(lease_s * 1000) if key is not None else 0, held)
-        entered = await self._within(self._store.enter((), read=read))
-        # Redis went away in this very call, and the answer is the stand-in's, which knows nothing of what is cached.
-        if entered is None or entered.cache is None or not self.is_there:
+        # Who has a deadline of its own asks alone: the others' call would not end with it.
+        answers = await self._read_many((read,)) if DEADLINE.get() is not None else await self._gathering.read(read)
+        if not answers:
             return None
-        answer = entered.cache
-        if answer.value is None:
-            state = State.HELD if answer.state is CacheState.CURRENT else State.NONE
-            return Answer(state, answer.vector, *_lease(answer))
-        return await self._opened(name, key or "", tags, answer, lease_s, namespace)
+        return await self._understood(name, key or "", tags, answers[0], lease_s, namespace)
+
+    async def ask_many(
+        self, reads: Sequence[Read], *, lease_s: float = 0.0, held: Sequence[bytes | None] = ()
+    ) -> list[Answer] | None:
+        """Do what `ask` does, for many entries in one round trip."""
+        lease_ms, asked = int(lease_s * 1000), []
+        for read, vector in zip_longest(reads, held):
+            # A hot value is never there. Who only looks has not said whether it is one.
+            if lease_ms and read.residence.tier == "hot":
+                asked.append(CacheRead(None, read.tags, 0, vector))
+            else:
+                asked.append(CacheRead(read.place, read.tags, lease_ms, vector))
+        answers = await self._read_many(asked)
+        if answers is None:
+            return None
+        return [
+            await self._understood(read.name, read.place, read.tags, answer, lease_s, read.namespace)
+            for read, answer in zip(reads, answers, strict=True)
+        ]
 
     async def lease(self, key: str, tags: tuple[str, ...], lease_s: float) -> bytes | None:
         """Take the lease to load what is still there; the vector if it is ours.
@@ -180,6 +203,28 @@ class Shared:
         """End the lease without a value, so that the next caller may load."""
         await self._within(self._store.store_if_unchanged(key, None, tags=tags, vector=vector, ttl_ms=1))
 
+    async def aclose(self) -> None:
+        """End the calls under way."""
+        await self._gathering.aclose()
+
+    async def _read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer] | None:
+        answers = await self._within(self._store.read_many(reads))
+        # Redis went away in this very call, and the answer is the stand-in's, which knows nothing of what is cached.
+        return answers if self.is_there else None
+
+    async def _unwanted(self, read: CacheRead, answer: CacheAnswer) -> None:
+        """End a lease that came for somebody who has gone."""
+        if read.key is not None and _lease(answer)[0]:
+            await self.give_up(read.key, read.tags, answer.vector)
+
+    async def _understood(
+        self, name: str, key: str, tags: tuple[str, ...], answer: CacheAnswer, lease_s: float, namespace: str
+    ) -> Answer:
+        if answer.value is not None:
+            return await self._opened(name, key, tags, answer, lease_s, namespace)
+        state = State.HELD if answer.state is CacheState.CURRENT else State.NONE
+        return Answer(state, answer.vector, *_lease(answer))
+
     async def _opened(
         self, name: str, key: str, tags: tuple[str, ...], answer: CacheAnswer, lease_s: float, namespace: str
     ) -> Answer:
@@ -201,8 +246,7 @@ class Shared:
     async def _within(self, call: Awaitable[T]) -> T | None:
         """Await a call of the store; None when it does not answer in time."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await call
+            return await within(call, self._timeout_s)
         except (StoreUnavailable, TimeoutError):
             self._counts.error("store")
             return None
@@ -211,8 +255,12 @@ class Shared:
 def store_key(key: str, organization: str | None) -> str:
     """Return where an entry is in the store: the feature, the organisation, a digest; see §11 of the contract."""
     digest = blake2b(key.encode(), digest_size=16).hexdigest()
-    owner = "" if organization is None else blake2b(organization.encode(), digest_size=8).hexdigest()
-    return f"cache:{owner or 'shared'}:{digest}"
+    return f"cache:{'shared' if organization is None else _owner(organization)}:{digest}"
+
+
+@lru_cache(maxsize=1024)
+def _owner(organization: str) -> str:
+    return blake2b(organization.encode(), digest_size=8).hexdigest()
 
 
 def _lease(answer: CacheAnswer) -> tuple[bool, bool]:

@@ -14,6 +14,7 @@ import orjson
 
 from b1.cache.l1.table import L1
 from b1.cache.names import entry_name, namespace_of
+from b1.cache.packing.holding import is_ready_form
 from b1.cache.warming.looking import look
 from b1.cache.warming.options import WarmingOptions
 from b1.cache.warming.popular import Popular
@@ -91,7 +92,8 @@ class Learnt:
                 lost += 1
         if self._namespaces:
             for name in self._l1.sample(self._options.sampled):
-                self._sampled(name)
+                if not is_ready_form(name):
+                    self._sampled(name)
         return lost >= _EMPTIED_LEAST and lost >= _EMPTIED_PART * (lost + kept)
 
     def export(self) -> bytes:

@@ -84,7 +84,7 @@ class WarmingSnapshot:
         saved_ms: what the used ones took to load, which no request had to wait for.
         tracked: readings that are counted.
         users: users that are remembered.
-        rewarmed: how often the most read was warmed again.
+        rewarmed: how often what was declared or is read most was warmed again.
         start_wait_ms: what readiness waited; None: it has not started.
     """
 

@@ -93,6 +93,11 @@ class Planning:
             jobs += [self._learnt_job(*one, kind="principal") for one in mine if not self._is_here(one[0])]
         return jobs
 
+    def after_emptying(self) -> list[Job]:
+        """Return what was declared for the start; what was declared for users is due when they are met next."""
+        self._users.all_due()
+        return self.criticals()
+
     def most_read(self) -> list[Job]:
         """Return what is read most and is not here."""
         return [self._learnt_job(*one, kind="learnt") for one in self._learnt.top() if not self._is_here(one[0])]

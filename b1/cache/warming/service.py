@@ -71,6 +71,8 @@ class Warming:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = self._is_stopped = self._is_running = False
         self._held_by = ""
+        self._epoch = l1.versions_of(()).vector  # another one: everything was invalidated, by whomever
+        self._is_emptied = False
         self._rewarmed_s = float("-inf")
         self._cost_ms: dict[str, float] = {}
         self._warmed: Counter[str] = Counter()
@@ -145,7 +147,7 @@ class Warming:
             self._put(job)
 
     def rewarm(self, *, now: bool = False) -> int:
-        """Queue what is read most and is not here: after a start, or when everything was invalidated. Return how many.
+        """Queue what is read most and is not here; return how many. The watch does it when everything was invalidated.
 
         Args:
             now: also when that was done less than `rewarm_every_s` ago.
@@ -184,13 +186,32 @@ class Warming:
             self.learnt.saw(name, subject)
 
     def sweep(self) -> None:
-        """Look at what became of warmed entries and what is read; queue what is due. The watch does it regularly."""
+        """Look at what became of warmed entries, and what is read; queue what is due. The watch does it regularly.
+
+        What is due: repeated warm-ups, and after an invalidation of everything all that was declared or is read most.
+        """
         now_s = self._clock.monotonic()
         self._gains.sweep(now_s)
-        if self.learnt.sweep():
-            log.info("the cache was emptied", extra={"rewarmed": self.rewarm()})
+        epoch = self._l1.versions_of(()).vector
+        self._is_emptied |= self.learnt.sweep() or epoch != self._epoch
+        self._epoch = epoch
+        if self._is_emptied:
+            self._rewarm_all(now_s)
         for job in self._planning.criticals(only_due=True):
             self._put(job)
+
+    def _rewarm_all(self, now_s: float) -> None:
+        """Queue what was declared and what is read most, unless that was done a moment ago: then at a later look."""
+        if now_s - self._rewarmed_s < self._options.rewarm_every_s or not self.enabled or self._is_stopped:
+            return
+        self._is_emptied = False
+        self._rewarmed_s = now_s
+        declared = self._planning.after_emptying()
+        for job in declared:
+            self._put(job)
+        learnt = self.rewarm(now=True)
+        self._rewarms += bool(declared) and not learnt
+        log.info("the cache was emptied", extra={"rewarmed": len(declared) + learnt})
 
     def snapshot(self) -> WarmingSnapshot:
         """Return numbers; no I/O."""

@@ -62,6 +62,11 @@ class Users:
         user.warmed_s[name] = now_s
         return True
 
+    def all_due(self) -> None:
+        """Have everything due for each user when they are met next: what was warmed for them is gone."""
+        for user in self._met.values():
+            user.warmed_s.clear()
+
     async def established(self, subject: AnswerSubject, principal: Principal, establish: Establish | None) -> Principal:
         """Return the principal as it is now: an answer must not be made for who may not see it any more.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +73,18 @@ class PassingStore(Store, Protocol):
                 long in the successor, and its fences and ids begin above those that may still be given here.
             extras: small things of other parts, returned by `absorb` as they are.
         """
+        ...
+
+    def tell_through(self, has_heir: Callable[[], bool], tell: Callable[[bytes], bool]) -> None:
+        """Have a successor know what is invalidated while there are two.
+
+        What it may have loaded before it takes over is in the first export; from then on it is told at once, as far as
+        `tell` can, and the last export repeats it.
+        """
+        ...
+
+    def hear(self, data: bytes) -> None:
+        """Invalidate what a predecessor told. Never raises for what the bytes are."""
         ...
 
     async def absorb(self, data: bytes) -> Absorbed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 HEAD, EXTRA, TAGS, DEBTS, END = "head", "xtra", "tags", "debt", "end."
 _TAGS = 4096
+# Messages to the successor while this process drains; what is invalidated later follows with its last word.
+_TOLD = 512
+# One message to the successor; longer names become everything.
+_NEWS_BYTES = 16 * 1024
 # Hand-overs that are remembered so as not to be taken twice.
 _NAMES = 16
 # Room for the frames that have to be there: the first, the tags' and the last.
@@ -77,6 +81,9 @@ class Passing:
         self._memory = memory
         self._tags: dict[str, None] | None = {}
         self._is_watching = False
+        self._has_heir: Callable[[], bool] = lambda: False
+        self._tell: Callable[[bytes], bool] = lambda data: False
+        self._told = 0
         self._left_open: set[str] = set()
         # Debts that are in an export which is still being written.
         self._given: tuple[dict[str, Any], bytes] | None = None
@@ -87,12 +94,31 @@ class Passing:
 
     def note_tags(self, tags: Sequence[str] | None) -> None:
         """Something was invalidated."""
-        if not self._is_watching or self._tags is None:
+        if not (self._is_watching or self._has_heir()):
+            return
+        # Before the first export a successor takes nothing yet, and news would only fill the way of its connections.
+        if self._is_watching and self._told < _TOLD:
+            self._told += self._tell(_news(tags))
+        if self._tags is None:
             return
         if tags is None or len(self._tags) + len(tags) > _TAGS:
             self._tags = None
         else:
             self._tags.update(dict.fromkeys(tags))
+
+    def tell_through(self, has_heir: Callable[[], bool], tell: Callable[[bytes], bool]) -> None:
+        """Do what `PassingStore.tell_through` says."""
+        self._has_heir, self._tell = has_heir, tell
+
+    def hear(self, data: bytes) -> None:
+        """Do what `PassingStore.hear` says."""
+        try:
+            frames = list(unpack(data))
+        except ValueError:
+            return  # of a version that says it otherwise: the last export has it
+        for frame in frames:
+            if frame is not None and frame.kind == TAGS:
+                self._invalidate(frame)
 
     async def export(
         self,
@@ -197,7 +223,7 @@ class Passing:
         self, budget: Budget, news: bool, drain_ms: int, debts: Debts | None, is_away: bool
     ) -> Iterator[list[bytes]]:
         memory, now_ms = self._memory, self._memory.now_ms()
-        if news:
+        if news or self._tags != {}:
             yield self._tag_frames(budget)
         hold_until_ms = now_ms + drain_ms
         keys = claims.ClaimsOut(
@@ -268,7 +294,7 @@ class Passing:
             fate, entries = streams.take(memory.streams, frame, taking.shift, now_ms)
             _count(taking, "entries", [fate] * entries)
         elif frame.kind == TAGS:
-            self._take_tags(frame, taking)
+            taking.tags = self._invalidate(frame)
         elif frame.kind == DEBTS:
             taking.taken["debts"] += debts.take(frame.fields, frame.blob, taking.shift) if debts is not None else 0
         elif frame.kind == EXTRA:
@@ -279,13 +305,20 @@ class Passing:
         else:
             taking.unknown[frame.kind] = None
 
-    def _take_tags(self, frame: Frame, taking: _Taking) -> None:
-        tags = frame.fields.get("tags")
-        is_list = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+    def _invalidate(self, frame: Frame) -> tuple[str, ...] | None:
+        """Invalidate the tags that a frame names, and return them; None: everything."""
+        found = frame.fields.get("tags")
+        is_list = isinstance(found, list) and all(isinstance(tag, str) for tag in found)
         # What cannot be understood may have been anything.
-        taking.tags = tuple(tags or ()) if is_list and not frame.fields.get("all") else None
-        if taking.tags is None or taking.tags:
-            self._memory.entries.invalidate(taking.tags)
+        tags = tuple(found or ()) if is_list and not frame.fields.get("all") else None
+        if tags is None or tags:
+            self._memory.entries.invalidate(tags)
+        return tags
+
+
+def _news(tags: Sequence[str] | None) -> bytes:
+    data = b"" if tags is None else START + pack(TAGS, {"tags": list(tags)})
+    return data if 0 < len(data) <= _NEWS_BYTES else START + pack(TAGS, {"all": True, "tags": []})
 
 
 def _count(taking: _Taking, kind: str, fates: Sequence[Received]) -> None:

@@ -100,7 +100,7 @@ async def test_every_encoding_is_made_once_and_has_its_own_tag() -> None:
     made = world()
     wanted = (b"gzip", b"zstd", b"", b"gzip", b"zstd, gzip;q=0.1", b"")
     replies = [await made.get(**accepting(accept)) for accept in wanted]
-    assert (1, 2) == (made.runs, made.responses.maker.compressor.done)
+    assert (1, 1) == (made.runs, made.responses.maker.compressor.done)  # zstd is how it lies there anyway
     tags = [reply.headers["etag"] for reply in replies]
     assert (3, tags[:3]) == (len(set(tags)), tags[3:])
     assert tags[0] == tags[2][:-1] + '-gzip"'
