@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from b1.clock import Clock
 from b1.identity.tokens import InvalidToken
@@ -79,7 +79,7 @@ class Identity:
         self._invalidate = invalidate or l1.invalidate
         self.hits = 0
         self.misses = 0
-        # Who called last, with `l1.changes` then and the end of its time there: a look at the map costs three times as much.
+        # Who called last, with `l1.changes` then and the end of its time there: a look at the map costs thrice as much.
         self._near: dict[str, tuple[Principal, int, float]] = {}
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class Identity:
             return None
         if len(self._near) >= _NEAR:
             self._near.clear()
-        principal = entry.value
+        principal = cast("Principal", entry.value)
         self._near[key] = (principal, changes, entry.expires_s)
         return principal
 
