@@ -184,7 +184,7 @@ def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
         runtime.clock,
         shared=runtime.cache.shared,
         purge=Purge(runtime.purge, purged_keys) if runtime.purge is not None else None,
-        is_shared=lambda: runtime.store.mode != "local",
+        is_shared=lambda: runtime.store.mode != "local" and not runtime.store.owes_invalidations,
     )
     return {
         CACHE_PATH: served(desk, CACHE_METHODS),

@@ -247,7 +247,7 @@ def make_intents(
         cache.invalidate_names,
         clock,
         database=database,
-        is_shared=lambda: store.mode != "local",
+        is_shared=lambda: store.mode != "local" and not store.owes_invalidations,
         purge=purge,
         surrogates=purged_keys,
         options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
@@ -278,7 +278,11 @@ def make_purge(adapter: Adapter, alerts: Alerts, clock: Clock) -> PurgeQueue:
 
 
 def make_following(purge: PurgeQueue | None, store: PassingStore) -> Following | None:
-    return None if purge is None else Following(purge, purged_keys, is_shared=lambda: store.mode != "local")
+    return (
+        None
+        if purge is None
+        else Following(purge, purged_keys, is_shared=lambda: store.mode != "local" and not store.owes_invalidations)
+    )
 
 
 def make_link(settings: Settings, plan: Plan) -> Link | None:

@@ -8,16 +8,20 @@ A fresh runtime is built for every lifespan, so that an application can be start
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from b1.asgi.express import EXPRESS_STATE
 from b1.asgi.handlers import install_handlers
-from b1.asgi.lifespan import Lifespan
+from b1.asgi.inside import has_profile_inside
+from b1.asgi.late_start import LateStart
+from b1.asgi.lifespan import Lifespan, Services
 from b1.asgi.limiting import Limiting
 from b1.asgi.limits import DefaultPolicies, Limits, policies_by_method
 from b1.asgi.openapi import describe_idempotency
@@ -26,6 +30,7 @@ from b1.assembly import build_express, build_stack
 from b1.cache import Warmups
 from b1.declarations import Declarations
 from b1.errors import ConfigurationError
+from b1.factories import make_token_secret
 from b1.host import read_host
 from b1.idempotency import IdempotencyOptions, plain_transaction
 from b1.identity import Resolver
@@ -219,14 +224,21 @@ class Idempotent:
         return transaction
 
 
+# Where a scope says whose request it is: an application with a profile, mounted in another one, leaves it to that one's.
+_SERVED_BY = "b1.served_by"
+
+
 class _Installed:
     """The ASGI application that the server calls: builds the stack at start-up, and again for every lifespan."""
 
     def __init__(self, profile: B1, routed: Any, inner: ASGIApp) -> None:
-        self._profile = profile
+        self._profile = self.__b1__ = profile
         self._routed = routed
         self._inner = inner
         self._app: ASGIApp | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the lifespan ran, or services were started late
+        self._late = LateStart(self._begin_late, self._end_late)
+        self._before_late: tuple[ASGIApp | None, asyncio.AbstractEventLoop | None, Runtime | None] = (None, None, None)
         self._is_starlette = hasattr(routed, "build_middleware_stack")
         self._root_path: str = getattr(routed, "root_path", "")
 
@@ -236,21 +248,59 @@ class _Installed:
             scope["app"] = self._routed
             if self._root_path:
                 scope["root_path"] = self._root_path
-        if self._app is None or scope["type"] == "lifespan":
-            runtime = self._profile._new_runtime()
-            self._profile.limiting.require_dependencies()
-            self._app = build_stack(runtime, self._routed, self._inner)
-            if scope["type"] == "lifespan":
-                state = scope.get("state", {})
-                if EXPRESS_STATE not in state:  # the outermost's: what stands around an inner one must not be passed by
-                    state[EXPRESS_STATE] = build_express(runtime, self._routed)
-                await Lifespan(self._inner, runtime)(scope, receive, send)
+        if scope["type"] == "lifespan":
+            runtime = self._build()
+            state = scope.get("state", {})
+            if EXPRESS_STATE not in state:  # the outermost's: what stands around an inner one must not be passed by
+                state[EXPRESS_STATE] = build_express(runtime, self._routed)
+            await Lifespan(self._inner, runtime)(scope, receive, send)
+            return
+        if self._loop is not asyncio.get_running_loop():
+            outer: B1 | None = scope.get(_SERVED_BY)
+            if outer is not None:
+                self._profile._runtime = outer._runtime
+            if outer is not None or "b1" in scope:  # the second: an answer that the outer one's cache makes for nobody
+                await self._inner(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+            await self._late.started()
+        app = self._app
+        assert app is not None
+        scope[_SERVED_BY] = self._profile
+        await app(scope, receive, send)
+
+    def _build(self) -> Runtime:
+        runtime = self._profile._new_runtime()
+        self._profile.limiting.require_dependencies()
+        self._app = build_stack(runtime, self._routed, self._inner)
+        self._loop = asyncio.get_running_loop()
+        return runtime
+
+    def _begin_late(self) -> Services:
+        profile = self._profile
+        settings = profile._read_settings()
+        if settings.auth_jwt_secret is None:  # a token of one request has to be good in the next, in another loop
+            profile.use(replace(settings, auth_jwt_secret=make_token_secret(settings)))
+        self._before_late = self._app, self._loop, profile._runtime
+        return self._build()
+
+    def _end_late(self, services: Services) -> None:
+        if self._profile._runtime is services:
+            self._app, self._loop, self._profile._runtime = self._before_late
+
+
+def _called_as_it_is(app: ASGIApp) -> ASGIApp:
+    """Return an application that stands around one with a profile, such as ``CORSMiddleware(app)``."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            scope.setdefault("state", {}).setdefault(EXPRESS_STATE, None)  # the short way would pass it by
+        await app(scope, receive, send)
+
+    return called
 
 
 def ensure_wrapped(app: Any) -> ASGIApp:
-    """Return what our server calls: `app` with its own profile, or with a default one when it has none.
+    """Return what our server calls: `app` with its own profile, wherever in it, or with a default one when it has none.
 
     For FastAPI that is the stack and not the application: FastAPI's `__call__` asks OpenTelemetry for its providers at
     every request (5 us, also when nothing is configured). With the SDK loaded the application is called as it is.
@@ -258,7 +308,7 @@ def ensure_wrapped(app: Any) -> ASGIApp:
     if isinstance(app, _Installed):
         return app
     if not hasattr(app, "build_middleware_stack"):
-        return B1().wrap(app)
+        return _called_as_it_is(app) if has_profile_inside(app) else B1().wrap(app)
     if getattr(app, "__b1__", None) is None:
         B1(app)
     if "opentelemetry.sdk" in sys.modules:

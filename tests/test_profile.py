@@ -1,14 +1,19 @@
 """`B1` installs itself once, outermost, and the server calls the same stack whichever way it comes to it."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from b1 import B1, ConfigurationError, Settings
+from b1.asgi.express import EXPRESS_STATE
 from b1.errors import NotRunning
 from b1.profile import ensure_wrapped
 from b1.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +32,7 @@ def small(root_path: str = "") -> FastAPI:
     return app
 
 
-async def got(served: ASGIApp, path: str) -> httpx.Response:
+async def got(served: ASGIApp, path: str, state: dict[str, Any] | None = None) -> httpx.Response:
     """Start `served`, ask once, stop it."""
     messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     answers: list[httpx.Response] = []
@@ -40,7 +45,9 @@ async def got(served: ASGIApp, path: str) -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://t") as client:
                 answers.append(await client.get(path))
 
-    await served({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    await served(
+        {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {} if state is None else state}, receive, send
+    )
     return answers[0]
 
 
@@ -83,6 +90,69 @@ async def test_any_asgi_application_can_be_wrapped() -> None:
     served = ensure_wrapped(raw)
     answer = await got(served, "/anything")
     assert (204, True) == (answer.status_code, "x-request-id" in answer.headers)
+
+
+class Around:
+    """A wrapper that keeps what it wraps under a name of its own."""
+
+    def __init__(self, wrapped: ASGIApp) -> None:
+        self.other_asgi_app = wrapped
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.other_asgi_app(scope, receive, send)
+
+
+def closed_over(app: ASGIApp) -> ASGIApp:
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    return around
+
+
+async def passing(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
+
+
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "a middleware": lambda app: CORSMiddleware(app, allow_origins=["*"]),
+    "two": lambda app: GZipMiddleware(CORSMiddleware(app, allow_origins=["*"])),
+    "a wrapper": Around,
+    "a method": lambda app: Around(app).__call__,
+    "a function": closed_over,
+    "a partial": lambda app: partial(passing, app),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("is_wrapped", [False, True], ids=["installed", "wrapped"])
+async def test_what_stands_around_a_profile_gets_no_second_one(name: str, is_wrapped: bool) -> None:
+    app, profile = small(), B1(settings=SETTINGS)
+    if is_wrapped:
+        served = ensure_wrapped(WRAPPERS[name](profile.wrap(app)))
+    else:
+        profile.install(app)
+        served = ensure_wrapped(WRAPPERS[name](app))
+    answer = await got(served, "/where")
+    assert (200, "99") == (answer.status_code, answer.headers["x-ratelimit-remaining"])
+    assert 1 == len(answer.headers.get_list("x-ratelimit-limit"))
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+async def test_what_stands_around_an_application_without_one_gets_one(name: str) -> None:
+    other = small()
+    B1(other, settings=SETTINGS)  # of the same process, and not inside
+    answer = await got(ensure_wrapped(WRAPPERS[name](small())), "/where")
+    assert 1 == len(answer.headers.get_list("x-ratelimit-limit"))
+
+
+async def test_the_short_way_does_not_pass_by_what_stands_around() -> None:
+    app = small()
+    B1(app, settings=SETTINGS)
+    state: dict[str, Any] = {}
+    await got(ensure_wrapped(Around(app)), "/where", state)
+    assert state[EXPRESS_STATE] is None
+    await got(ensure_wrapped(app), "/where", state := {})
+    assert state[EXPRESS_STATE] is not None
 
 
 def test_a_second_profile_and_a_foreign_object_are_refused() -> None:

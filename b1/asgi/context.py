@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from b1.types import Headers, Principal, Send
 
 # Where an answer's start may have header lines that are written out already, for a server whose `send` belongs to an object
-# with `takes_lines`: ours. They come after the fields in ``headers`` and are trusted.
+# with `takes_lines`: ours. They come after the fields in ``headers`` and are trusted; the request id among them replaces
+# one of the application's.
 LINES = "b1.lines"
 
 

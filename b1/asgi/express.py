@@ -21,7 +21,7 @@ from b1.asgi.caching.conditional import judge
 from b1.asgi.caching.plan import RoutePlan
 from b1.asgi.caching.service import ResponseCache
 from b1.asgi.caching.stored import StoredAnswer, Variant
-from b1.asgi.known_heads import HEAD_BYTES, Head, KnownHeads
+from b1.asgi.known_heads import Head, KnownHeads
 from b1.asgi.limits import LimitExceeded, Limits
 from b1.asgi.options import NOTHING_DECLARED, RouteOptions
 from b1.asgi.reply import PROBLEM_TYPE, error_headers
@@ -188,7 +188,7 @@ class Express:
 
     def keep(self, data: bytes) -> None:
         """Remember the request that was answered last: it was these bytes and no others."""
-        if self._latest is not None and len(data) <= HEAD_BYTES:
+        if self._latest is not None:
             self._heads.keep(data, self._latest)
 
     def _serves(self, way: Way, now_s: float) -> bool:

@@ -3,6 +3,9 @@
 A client that asks again mostly sends the same bytes: parsing them, and finding their route, caller and key, gives what it
 gave before. What may have changed (whether the caller is still known, what is stored, what the limits say) is not kept.
 The bytes hold the caller's token, so a digest is kept instead of them, and the fields without it.
+
+Behind a front end that writes something new into each request (App Service's does: ``X-ARR-LOG-ID``) no head ever comes
+again. Then looking is given up for a while, and costs nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +19,16 @@ from b1.types import Headers, Principal
 if TYPE_CHECKING:
     from b1.asgi.express import Way
 
-# Heads that are kept take about 2 KiB each; the oldest makes room.
+# A head that is kept takes about 2 KiB, at most 10; the oldest makes room.
 _KEPT = 512
 HEAD_BYTES = 1024
+# What a field costs is its objects, however short it is: 200 of them fit into a head, and would be 30 KiB.
+_FIELDS = 32
 _SEEN = 4096
 _DIGEST_BYTES = 16
+# After so many heads in a row that nobody had sent before, so many requests are not looked at.
+_HOPELESS = 512
+_REST = 8192
 _SECRETS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 
 
@@ -70,6 +78,8 @@ class KnownHeads:
     def __init__(self) -> None:
         self._heads: dict[bytes, Head] = {}
         self._seen: set[bytes] = set()
+        self._unseen = 0  # heads in a row
+        self._rest = 0  # requests that are not looked at
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -79,17 +89,30 @@ class KnownHeads:
 
     def find(self, data: bytes) -> Head | None:
         """Return what is known of exactly these bytes."""
-        return self._heads.get(blake2b(data, digest_size=_DIGEST_BYTES).digest()) if self._heads else None
+        if self._rest:
+            self._rest -= 1
+            return None
+        if not self._heads or len(data) > HEAD_BYTES:
+            return None
+        head = self._heads.get(blake2b(data, digest_size=_DIGEST_BYTES).digest())
+        if head is not None:
+            self._unseen = 0
+        return head
 
     def keep(self, data: bytes, head: Head) -> None:
-        """Remember that these bytes, the whole request and nothing else, were this head."""
+        """Remember that these bytes, the whole request and nothing else, were this head; not of one that is too large."""
+        if self._rest or len(data) > HEAD_BYTES or len(head.headers) > _FIELDS:
+            return
         digest = blake2b(data, digest_size=_DIGEST_BYTES).digest()
         if digest not in self._seen:
             if len(self._seen) >= _SEEN:
                 self._seen.clear()
             self._seen.add(digest)
+            self._unseen += 1
+            if self._unseen >= _HOPELESS:
+                self._unseen, self._rest = 0, _REST
             return
-        if len(self._heads) >= _KEPT:
+        if len(self._heads) >= _KEPT and digest not in self._heads:
             del self._heads[next(iter(self._heads))]
         self._heads[digest] = head.without_secrets()
 

@@ -44,7 +44,8 @@ class CacheOptions:
         obey_no_cache: a client's ``no-cache`` and ``max-age`` run the handler. Whoever may do that can do it all day.
 
     Raises:
-        ConfigurationError: a time is not finite or negative, or `allow` is asked about callers that nobody knows.
+        ConfigurationError: a time is not finite or negative, names are one text, or `allow` is asked about callers that
+            nobody knows.
     """
 
     ttl_s: float
@@ -66,6 +67,9 @@ class CacheOptions:
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds <= _LONGEST_S:
                 raise ConfigurationError(f"{name} is {seconds}", remedy=f"give 0 to {_LONGEST_S} seconds")
+        for name in ("tags", "query", "vary_headers", "pass_headers"):
+            if isinstance(text := getattr(self, name), str | bytes):  # it would be taken letter by letter
+                raise ConfigurationError(f"{name} is the text {text!r}", remedy=f"give a tuple: {name}=({text!r},)")
         if self.vary not in ("actor", "organization", "public"):
             raise ConfigurationError(f"vary is {self.vary!r}", remedy="give actor, organization or public")
         if self.vary == "public" and self.allow is not None:

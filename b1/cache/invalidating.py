@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol
 
+from b1.clock import DEADLINE
+
 # Names that wait for the next call; with more, it invalidates everything: too much, never too little.
 _NAMES_LIMIT = 16_384
 
@@ -97,6 +99,7 @@ class Invalidations:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        DEADLINE.set(None)  # the request that wrote may be over; its invalidation is not, nor are the others' that come
         try:
             while self._next is not None:
                 done, self._next = self._next, None

@@ -7,6 +7,9 @@ no explicit tag ever meets an implicit one, and a key belongs to its organisatio
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+N = TypeVar("N")
 
 KEY_LENGTH_LIMIT = 512
 TAG_LENGTH_LIMIT = 256
@@ -71,13 +74,25 @@ def prefixes_of(key: str) -> list[str]:
     return prefixes
 
 
+def several(names: Iterable[N], what: str) -> Iterable[N]:
+    """Return the names; a text alone would be taken letter by letter, and nothing else would ever say so.
+
+    Raises:
+        TypeError: it is one text.
+    """
+    if isinstance(names, str | bytes):
+        raise TypeError(f"{what} is the text {names!r:.80}, expected several names: write [{names!r:.80}]")
+    return names
+
+
 def tags_of(key: str, tags: Iterable[str] = (), organization: str | None = None) -> tuple[str, ...]:
     """Return all tags of an entry, in an order that is the same for the same arguments.
 
     Raises:
         ValueError: a name is none, or there are more than 32 explicit tags.
+        TypeError: the tags are one text.
     """
-    explicit = tuple(tags)
+    explicit = tuple(several(tags, "tags"))
     if len(explicit) > TAGS_LIMIT:
         raise ValueError(f"{len(explicit)} tags were given, expected {TAGS_LIMIT} at most")
     named = [key_tag(checked_key(key), organization)]
@@ -101,14 +116,15 @@ def tags_to_invalidate(
 
     Raises:
         ValueError: a name is none, a prefix has more than three parts, or there are more than 1024 names.
+        TypeError: one text stands where several names are expected.
     """
     if organization is not None:
         _checked(organization, "organization", TAG_LENGTH_LIMIT)
-    named = [key_tag(checked_key(key), organization) for key in keys]
-    named += [prefix_tag(_checked_prefix(prefix), organization) for prefix in prefixes]
+    named = [key_tag(checked_key(key), organization) for key in several(keys, "keys")]
+    named += [prefix_tag(_checked_prefix(prefix), organization) for prefix in several(prefixes, "prefixes")]
     if organization is not None and not named:
         named.append(organization_tag(organization))
-    named += [checked_tag(tag) for tag in tags]
+    named += [checked_tag(tag) for tag in several(tags, "tags")]
     if len(named) > INVALIDATED_LIMIT:
         raise ValueError(f"{len(named)} names are invalidated at once, expected {INVALIDATED_LIMIT} at most: use a tag")
     return tuple(dict.fromkeys(named))

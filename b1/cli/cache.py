@@ -157,7 +157,7 @@ def _entry_as_text(entry: dict[str, Any]) -> list[str]:
     lines = [f"key {entry['key']}{whose}: {_times(versions)}"]
     if first is not None:
         state = "stale" if first["is_stale"] else f"fresh for {first['expires_in_s']:.0f} s"
-        reads = "" if first["reads"] is None else f", {first['reads']} reads"
+        reads = "" if first["reads"] is None else ", read once" if first["reads"] == 1 else f", {first['reads']} reads"
         lines.append(f"  here: {state}, {_size(first['value_bytes'])}{reads}")
     elif entry["key"].startswith("http:"):
         lines.append("  answers of this path, if there are any, are kept by caller and query and not listed")

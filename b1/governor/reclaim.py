@@ -20,7 +20,8 @@ from b1.units import KIB, MIB
 log = logging.getLogger("b1.governor")
 
 SLICE_S = 0.002
-_FIRST_SLICE_BYTES = 64 * KIB
+# Of entries of 60 bytes this is a millisecond's work; what is larger doubles the slice until it is one too.
+_FIRST_SLICE_BYTES = 16 * KIB
 _LEAST_SLICE_BYTES = 4 * KIB
 _MOST_SLICE_BYTES = 4 * MIB
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
+from b1.clock import DEADLINE
 from b1.errors import StoreUnavailable
 from b1.link.options import ReserveSnapshot
 from b1.link.wire import Wire
@@ -135,6 +136,7 @@ class Reserve:
         return opening.result()
 
     async def _dial_once(self) -> Wire:
+        DEADLINE.set(None)  # of whoever asked first; others wait for it too
         try:
             self._slot = slot = self._slots.take()
             if slot is None:

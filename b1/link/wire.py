@@ -215,6 +215,8 @@ class Wire(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  # hiredis raises ProtocolError, TypeError, … on bytes that are no RESP
             self.end(ConnectionError(f"the server sent what cannot be understood ({error})"))
             return
+        if self._transport is None:
+            return  # whoever took a reply, or a push, has ended it
         self._heard(owed)
         if not self._owed and self._departures.has_urgent:
             self._departures.go()

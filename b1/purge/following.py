@@ -98,6 +98,7 @@ class Following:
         self._newest: Awaitable[None] | None = None
         self._late = _Names(self._options.names_limit)
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._told = self._collapsed = 0
@@ -127,12 +128,12 @@ class Following:
     async def aclose(self) -> None:
         """Wait a moment for what is under way, and give the rest to the queue as it is."""
         self._is_closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            if self._newest is not None or not len(self._late):
-                await asyncio.wait({task}, timeout=self._options.flush_s)
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=self._options.flush_s)
+        tasks = [task for task in (self._task, self._looking) if task is not None]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         names, self._waiting = self._waiting, _Names(self._options.names_limit)
         self._tell(names)
         self._tell_again()
@@ -155,15 +156,21 @@ class Following:
 
     async def _run(self) -> None:
         try:
-            while self._newest is not None or len(self._late):
-                if self._newest is None:
-                    await self._sleep(self._options.look_s)
-                    self._tell_again()
-                    continue
+            while self._newest is not None:
                 await self._settled()
+                if len(self._late) and self._looking is None and not self._is_closed:
+                    self._looking = asyncio.get_running_loop().create_task(self._look(), name="b1-purge-look")
         finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+            self._task = None
+
+    async def _look(self) -> None:
+        """Wait for Redis; in a task of its own, because what comes meanwhile is told at once."""
+        try:
+            while len(self._late):
+                await self._sleep(self._options.look_s)
+                self._tell_again()
+        finally:
+            self._looking = None
 
     async def _settled(self) -> None:
         """Wait for the newest invalidation, and tell what was named up to it."""

@@ -26,8 +26,13 @@ _ALLOWED = bytes({9, *range(0x20, 0x7F), *range(0x80, 0x100)})
 _NAMES_LIMIT = 1024
 _BODILESS = frozenset({204, 304})
 
-# Names of answer fields with what is written before their value; None: the field says how the answer is framed.
-_prefixes: dict[bytes, bytes | None] = {b"content-length": None, b"transfer-encoding": None, b"connection": None}
+_REQUEST_ID = b"x-request-id"
+
+# Names of answer fields with what is written before their value; None: the field says how the answer is framed, or is one
+# that the lines which are ready may have.
+_prefixes: dict[bytes, bytes | None] = {
+    b"content-length": None, b"transfer-encoding": None, b"connection": None, _REQUEST_ID: None,
+}  # fmt: skip
 
 
 class B1Cycle(RequestResponseCycle):
@@ -149,6 +154,8 @@ class B1Cycle(RequestResponseCycle):
                     prefix = b"content-length: "
                     self.expected_content_length = int(value)
                     self.chunked_encoding = False
+                elif ready and name == _REQUEST_ID:
+                    continue
                 else:
                     prefix = _prefix(name)
                     has_close |= self._frame(prefix, value)
@@ -274,7 +281,7 @@ class Answered:
 
 
 def _prefix(name: bytes) -> bytes:
-    """Check a field's name, and remember it; the three that frame an answer are looked at each time."""
+    """Check a field's name, and remember it; the few that need more than writing are looked at each time."""
     lower = name.lower()
     if not _TOKEN.fullmatch(lower):
         raise RuntimeError(f"{name!r} is no name of a field")

@@ -48,12 +48,17 @@ class Exchanges(HttpToolsProtocol):
         self._idle_since_s: float | None = None
         self._looks_idle_at_s = 0.0
         self._messages = 0
+        self._is_between_messages = False  # when the present piece came
+        self._is_short = False  # the message that the parser saw last went the short way
+        self.url = b""  # until the parser has seen a request, which may be never
+        self.headers: list[tuple[bytes, bytes]] = []
 
     # From the parser
 
     def on_message_begin(self) -> None:
         """Forget the request before; a scope is made when somebody wants one."""
         self._messages += 1
+        self._is_short = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -84,6 +89,7 @@ class Exchanges(HttpToolsProtocol):
                 express.failed()
                 answer = None
             if type(answer) is Answer:
+                self._is_short = True
                 self._send_at_once(answer)
                 self.cycle = ANSWERED
                 self.on_response_complete()
@@ -91,6 +97,7 @@ class Exchanges(HttpToolsProtocol):
             if type(answer) is Undone:
                 decision = answer.decision  # it is charged once, whoever answers
             elif answer is not None:
+                self._is_short = True
                 return
         version = parser.get_http_version()
         self.scope = self._make_scope(self.url, self.headers, arrived_s, parser.get_method().decode("ascii"), version)
@@ -120,9 +127,10 @@ class Exchanges(HttpToolsProtocol):
             data: the whole request, between two others.
         """
         express, cycle = self._express, self.cycle
+        self._is_between_messages = cycle is None or not cycle.more_body
         if express is None or self.transport.is_closing() or self.pipeline or self.flow.write_paused:
             return False
-        if cycle is not None and (not cycle.response_complete or cycle.more_body):
+        if not self._is_between_messages or (cycle is not None and not cycle.response_complete):
             return False
         self._came_s = arrived_s
         try:
@@ -145,9 +153,12 @@ class Exchanges(HttpToolsProtocol):
         return True
 
     def _learn(self, data: bytes) -> None:
-        """Keep what was found out about a request that was these bytes, if it went the short way."""
-        cycle = cast("Any", self.cycle)
-        if self._express is not None and (cycle is ANSWERED or type(cycle) is Waiting):
+        """Keep what was found out about a request that was these bytes, if it went the short way.
+
+        Nothing of them was the rest of a body that was answered before it had come, and nobody else's request was the
+        last that was answered.
+        """
+        if self._express is not None and self._is_short and self._is_between_messages:
             self._express.keep(data)
 
     def _wait(self) -> Waiting:
@@ -168,6 +179,7 @@ class Exchanges(HttpToolsProtocol):
         if decision is not None:
             scope[DECIDED] = decision
         cycle = self._make_cycle(scope, waiting.keep_alive)
+        cycle.waiting_for_100_continue = False  # what the parser saw last is another request
         cycle.more_body = False
         cycle.message_event.set()
         if cast("Any", self.cycle) is waiting:  # else it is that of a request which came meanwhile, and waits

@@ -9,12 +9,14 @@ memory, in which its master and its successor tell it what is going to happen.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import mmap
 import os
 import socket
 import struct
 import tempfile
+import termios
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +31,8 @@ NEWS_BYTES = 16 * 1024
 
 _HEAD = struct.Struct("<Bi")
 _BUFFER_BYTES = 1024 * 1024
+# News that nobody reads takes at most this part of it, as a divisor: the rest is for connections and state.
+_NEWS_PART = 4
 
 REASONS = ("asked", "reload", "memory", "max_requests")
 MODES = ("handover", "serial")
@@ -131,6 +135,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence[int], data: bytes = b"") -> bool:
     message = _HEAD.pack(kind, sender) + data
     try:
+        if kind == NEWS and not _has_room_for_news(entrance, len(message)):
+            return False
         if descriptors:
             socket.send_fds(entrance, [message], list(descriptors))
         else:
@@ -138,6 +144,11 @@ def _send(entrance: socket.socket, kind: int, sender: int, descriptors: Sequence
     except OSError:  # full, or too many descriptors on their way: the caller keeps what it has
         return False
     return True
+
+
+def _has_room_for_news(entrance: socket.socket, size: int) -> bool:
+    unread_bytes = struct.unpack("i", fcntl.ioctl(entrance, termios.TIOCOUTQ, bytes(4)))[0]
+    return int(unread_bytes) + size <= entrance.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // _NEWS_PART
 
 
 def _receive(exit_: socket.socket) -> Parcel | None:

@@ -281,8 +281,11 @@ class Succession:
         return self._passage.send_state(data, last=last)
 
     def tell(self, data: bytes) -> bool:
-        """Tell the successor at once; say whether that worked. What it misses has to be in the state too."""
-        return self.has_heir and self._passage.send_news(data)
+        """Tell the successor at once; say whether that worked. What it misses has to be in the state too.
+
+        One that waits for our end has nothing yet that this could make stale, and reads nothing until then.
+        """
+        return self.has_heir and not self.is_serial and self._passage.send_news(data)
 
     def leave_connections(self, descriptors: Sequence[int]) -> int:
         """Leave open connections; return how many, from the first on, are the successor's now."""

@@ -8,7 +8,7 @@ from struct import error as StructError
 from typing import Any
 
 from b1.errors import StoreUnavailable
-from b1.store.reads import CacheAnswer, CacheRead, CacheState
+from b1.store.reads import CacheAnswer, CacheRead, CacheState, CacheWrite
 from b1.store.versions import EPOCH_BYTES, place_of
 
 _CACHE_STATES = (
@@ -22,7 +22,8 @@ _CACHE_STATES = (
 )
 _ASKED = Struct(">BIBH")
 _FOUND = Struct(">Bqq")
-_ENTRY, _VERSIONS = ord("e"), ord("v")
+_KEPT = Struct(">BqIB")
+_ENTRY, _VERSIONS, _ONE = ord("e"), ord("v"), ord("1")
 
 
 def packed_tags(tags: Sequence[str]) -> bytes:
@@ -39,6 +40,30 @@ def packed_reads(reads: Sequence[CacheRead]) -> bytes:
         parts += [place_of(tag)[0] for tag in tags]
         parts.append(held)
     return b"".join(parts)
+
+
+def packed_writes(writes: Sequence[CacheWrite]) -> bytes:
+    """Return how many entries are to be kept as the script takes it; their values go beside it."""
+    parts = []
+    for _, value, tags, vector, ttl_ms, fresh_ms in writes:
+        if len(vector) != EPOCH_BYTES + 4 * len(tags):  # no vector of these tags: nothing can be built on it
+            value, vector = None, bytes(EPOCH_BYTES + 4 * len(tags))
+        stale_ms = 0 if fresh_ms is None else max(0, ttl_ms - fresh_ms)
+        parts.append(_KEPT.pack(value is not None, ttl_ms, stale_ms, len(tags)))
+        parts += [place_of(tag)[0] for tag in tags]
+        parts.append(vector)
+    return b"".join(parts)
+
+
+def kept_of(reply: Any, writes: Sequence[CacheWrite]) -> list[bool]:
+    """Return which entries the script kept.
+
+    Raises:
+        StoreUnavailable: it is nothing that this version knows.
+    """
+    if not isinstance(reply, bytes) or len(reply) != len(writes):
+        raise StoreUnavailable(f"the store_many script answered {reply!r:.200}, which this version does not know")
+    return [kept == _ONE for kept in reply]
 
 
 def cache_answer(reply: list[Any]) -> CacheAnswer:

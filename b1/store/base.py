@@ -15,6 +15,7 @@ from b1.store.reads import MAX_TAGS as MAX_TAGS
 from b1.store.reads import CacheAnswer as CacheAnswer
 from b1.store.reads import CacheRead as CacheRead
 from b1.store.reads import CacheState as CacheState
+from b1.store.reads import CacheWrite as CacheWrite
 from b1.store.terms import Penalty as Penalty
 from b1.store.terms import PenaltyRule as PenaltyRule
 from b1.store.terms import Terms
@@ -249,6 +250,10 @@ class Store(Protocol):
         Returns:
             False when something moved, or when there is no room; nothing is kept then.
         """
+        ...
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        """Do what `store_if_unchanged` does, for many entries in one round trip."""
         ...
 
     @property

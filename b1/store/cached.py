@@ -12,7 +12,7 @@ from b1.errors import StoreUnavailable
 from b1.store.memory import MemoryStore
 from b1.store.mirror import Mirror
 from b1.store.presence import Presence
-from b1.store.reads import CacheAnswer, CacheRead
+from b1.store.reads import CacheAnswer, CacheRead, CacheWrite
 from b1.store.reconcile import Reconciler, Remote
 from b1.store.switching import Switching
 
@@ -91,10 +91,31 @@ class CacheVerbs:
         self._switching.answered()
         return stored
 
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        try:
+            await self._switching.reach_cache()
+            stored = await self._redis.store_many(writes)
+        except StoreUnavailable as reason:
+            self._switching.failed(reason)
+            if not self._presence.is_local:
+                return [False] * len(writes)
+            most_ms = int(self.versions.away_limit_s * 1000)  # as in `store_if_unchanged`
+            return await self._memory.store_many(
+                [write._replace(ttl_ms=min(write.ttl_ms, most_ms)) for write in writes]
+            )
+        self._switching.answered()
+        return stored
+
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         self._memory.invalidate_here(tags, soft=soft)
         self._redis.invalidate_here(tags, soft=soft)
         self._debts.owe_tags(tags, soft)
+
+    def hear_of(self, tags: Sequence[str] | None) -> None:
+        """Follow what a predecessor invalidated: it could not tell a Redis that is away, and one that is there tells us."""
+        if self._presence.is_local and (tags is None or tags):
+            self.invalidate_here(tags)
+            self._switching.look_for_return()
 
     async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         # Owed and sent without a pause in between: nobody else may take the debt over and leave us nothing to wait for.

@@ -23,6 +23,7 @@ from b1.store.mirror import Mirror
 from b1.store.operating import StoreUsage, Swept
 from b1.store.passing.report import Absorbed, Exported
 from b1.store.presence import FallbackSnapshot, Presence
+from b1.store.reads import CacheWrite
 from b1.store.reconcile import Reconciler, Remote
 from b1.store.switching import Switching
 from b1.store.tally import OwedEntry
@@ -92,10 +93,12 @@ class FallbackStore:
         self._memory.tell_through(has_heir, tell)
 
     def hear(self, data: bytes) -> None:
-        self._memory.hear(data)
+        for tags in self._memory.passing.hear(data):
+            self._cache.hear_of(tags)
 
     async def absorb(self, data: bytes) -> Absorbed:
         absorbed = await self._memory.passing.absorb(data, debts=self._debts)
+        self._cache.hear_of(absorbed.tags)
         if self._debts.owes:
             self._look_for_return()
         return absorbed
@@ -106,7 +109,8 @@ class FallbackStore:
             return self._memory.spend_now(charges, commit=False, terms=terms)
         try:
             await self._reach(charges)
-            spent = await self._redis.spend(charges, commit=commit, terms=terms)
+            answer = self._redis.spend(charges, commit=commit, terms=terms)
+            spent = await (answer if self._ahead is None else self._ahead.minding(charges, answer))
         except StoreUnavailable as reason:
             self._failed(reason)
             return self._stand_in(charges, None, terms, commit=commit).spent
@@ -122,32 +126,25 @@ class FallbackStore:
             return False
 
         def followed(spent: Spent | None) -> None:
+            if self._ahead is not None:
+                self._ahead.answered(charges)
             if spent is not None:
                 self._follow(charges, spent, terms, commit=True)
             tell(spent)
 
-        return self._redis.spend_soon(charges, terms, followed)
+        is_asked = self._redis.spend_soon(charges, terms, followed)
+        if is_asked and self._ahead is not None:
+            self._ahead.ask(charges)
+        return is_asked
 
     def spend_ahead(self, charges: Sequence[Charge], terms: Terms) -> Spent | None:
         """Decide without waiting for Redis, which is told afterwards; None, and nothing, where it has to be asked."""
         ahead = self._ahead
         if ahead is None or self._switching.has_left or self._presence.is_local or self._debts.owes:
             return None
-        spent = None if self._is_shut_out_here(terms) else ahead.take(charges, terms)
-        if spent is None:
+        if self._is_shut_out_here(terms):
             return None
-
-        def heard(reply: Spent | None) -> None:
-            if reply is not None:
-                self._answered()
-            ahead.heard(charges, terms, reply)
-            if self._memory.windows.owed:
-                self._look_for_return()
-
-        if self._redis.spend_soon(charges, terms, heard, is_patient=True):
-            return spent
-        ahead.undo(charges)
-        return None
+        return ahead.spend(charges, terms, self._redis.spend_soon, self._told)
 
     async def enter(
         self, charges: Sequence[Charge], *, read: CacheRead | None = None, terms: Terms | None = None
@@ -159,7 +156,8 @@ class FallbackStore:
             await self._reach(charges)
             if read is not None:
                 await self._debts.pay_cache()
-            entered = await self._redis.enter(charges, read=read, terms=terms)
+            answer = self._redis.enter(charges, read=read, terms=terms)
+            entered = await (answer if self._ahead is None else self._ahead.minding(charges, answer))
         except StoreUnavailable as reason:
             self._failed(reason)
             return self._stand_in(charges, read, terms, commit=True)
@@ -182,6 +180,9 @@ class FallbackStore:
         return await self._cache.store_if_unchanged(
             key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
         )
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        return await self._cache.store_many(writes)
 
     @property
     def versions(self) -> Mirror:
@@ -320,6 +321,12 @@ class FallbackStore:
         if self._ahead is not None:
             spent = self._ahead.with_unheard(charges, spent)
         self._memory.follow(charges, spent, terms, commit=commit)
+        if self._memory.windows.owed:
+            self._look_for_return()
+
+    def _told(self, reply: Spent | None) -> None:
+        if reply is not None:
+            self._answered()
         if self._memory.windows.owed:
             self._look_for_return()
 

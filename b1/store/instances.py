@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from typing import Protocol
 
-from b1.clock import Clock
+from b1.clock import DEADLINE, Clock
 from b1.errors import StoreUnavailable
 
 _EVERY_S = 5.0
@@ -77,6 +77,7 @@ class Instances:
                 return  # it is forgotten by itself
 
     async def _ask(self) -> None:
+        DEADLINE.set(None)  # of whoever was answered
         try:
             self._heard = max(1, await self._register.be_present(self._process, for_ms=_COUNTS_MS))
         except StoreUnavailable:

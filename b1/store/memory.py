@@ -11,6 +11,7 @@ from b1.clock import Clock
 from b1.store.base import (
     CacheAnswer,
     CacheRead,
+    CacheWrite,
     Charge,
     Claim,
     Entered,
@@ -154,6 +155,14 @@ class MemoryStore:
     ) -> bool:
         now_ms = self.now_ms()
         return self.entries.store(key, value, tags, vector, ttl_ms=ttl_ms, now_ms=now_ms, fresh_ms=fresh_ms)
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        return [
+            await self.store_if_unchanged(
+                one.key, one.value, tags=one.tags, vector=one.vector, ttl_ms=one.ttl_ms, fresh_ms=one.fresh_ms
+            )
+            for one in writes
+        ]
 
     @property
     def versions(self) -> Versions:

@@ -1,4 +1,4 @@
-"""What is asked of the shared cache, and what it answers; part of `Store.enter`."""
+"""What is asked of the shared cache, what it answers, and what it is given to keep; part of `Store.enter`."""
 
 from __future__ import annotations
 
@@ -66,3 +66,14 @@ class CacheAnswer(NamedTuple):
     vector: bytes
     fresh_ms: int = 0
     has_lease: bool = False
+
+
+class CacheWrite(NamedTuple):
+    """What `Store.store_many` should keep: the arguments of one `Store.store_if_unchanged`."""
+
+    key: str
+    value: bytes | None
+    tags: tuple[str, ...]
+    vector: bytes
+    ttl_ms: int
+    fresh_ms: int | None = None

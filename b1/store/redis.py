@@ -18,6 +18,7 @@ from b1.store.asking import Asked, Question, question_of
 from b1.store.base import (
     CacheAnswer,
     CacheRead,
+    CacheWrite,
     Charge,
     Claim,
     Entered,
@@ -223,6 +224,9 @@ class RedisStore:
         return await self._cache.store_if_unchanged(
             key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms
         )
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        return await self._cache.store_many(writes)
 
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         self._mirror.mark(tags, soft)

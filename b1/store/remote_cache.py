@@ -7,16 +7,19 @@ a millisecond then, and its reply stays small.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from b1.errors import StoreUnavailable
 from b1.link import Link
 from b1.link.replies import Argument
-from b1.store.asked_cache import all_versions, cache_answers, packed_reads, packed_tags
+from b1.store.asked_cache import all_versions, cache_answers, kept_of, packed_reads, packed_tags, packed_writes
 from b1.store.following import Following
 from b1.store.mirror import Mirror
-from b1.store.reads import CacheAnswer, CacheRead
+from b1.store.reads import CacheAnswer, CacheRead, CacheWrite
 from b1.store.versions import new_epoch, place_of
+
+T = TypeVar("T")
 
 # Of one script's call: entries, and bytes of values, one value more at worst.
 CHUNK = 128
@@ -76,6 +79,18 @@ class RemoteCache:
         arguments: list[Argument] = [vector, ttl_ms, is_value, value or b"", stale_ms, packed_tags(tags)]
         return bool(await self._link.script("store_if_unchanged", self.keys_of(key), arguments) == 1)
 
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        """See `Store.store_many`; one script for each 128 entries, all sent in one write.
+
+        Raises:
+            StoreUnavailable: Redis did not answer all of it.
+        """
+        chunks = list(_by_size(writes))
+        if len(chunks) == 1:
+            return await self._store_some(chunks[0])
+        stored = await asyncio.gather(*map(self._store_some, chunks), return_exceptions=True)
+        return [kept for chunk in stored for kept in _came(chunk)]
+
     async def invalidate(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         """See `Store.invalidate`."""
         mirror = self.mirror
@@ -101,6 +116,14 @@ class RemoteCache:
         """Return the keys that one entry's scripts touch."""
         entry = self._prefix + key
         return [self._table, entry, entry + ":lease"]
+
+    async def _store_some(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        keys = [self._table]
+        for write in writes:
+            entry = self._prefix + write.key
+            keys += entry, entry + ":lease"
+        arguments: list[Argument] = [packed_writes(writes), *[write.value or b"" for write in writes]]
+        return kept_of(await self._link.script("store_many", keys, arguments), writes)
 
     async def _read_in_chunks(self, reads: Sequence[CacheRead], size: int) -> list[CacheAnswer]:
         if len(reads) <= size:
@@ -128,7 +151,20 @@ class RemoteCache:
         return answers
 
 
-def _came(chunk: list[CacheAnswer] | BaseException) -> list[CacheAnswer]:
+def _by_size(writes: Sequence[CacheWrite]) -> Iterator[list[CacheWrite]]:
+    some: list[CacheWrite] = []
+    size = 0
+    for write in writes:
+        size += len(write.value or b"")
+        if len(some) == CHUNK or (some and size > CHUNK_BYTES):
+            yield some
+            some, size = [], len(write.value or b"")
+        some.append(write)
+    if some:
+        yield some
+
+
+def _came(chunk: list[T] | BaseException) -> list[T]:
     if isinstance(chunk, BaseException):
         raise chunk
     return chunk

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from b1.clock import DEADLINE
 from b1.errors import StoreUnavailable
 from b1.store.base import Charge
 from b1.store.memory import MemoryStore
@@ -118,6 +119,7 @@ class Switching:
         self._connects = connects
 
     async def _come_back(self) -> None:
+        DEADLINE.set(None)  # of whoever saw it go
         while self._presence.is_local or self._debts.owes:
             await asyncio.sleep(_LOOK_EVERY_S)
             self._redis.versions.pass_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import timeout
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from fastapi import Request
 
 from b1.asgi.express import Express, Way
-from b1.asgi.known_heads import Head, KnownHeads
+from b1.asgi.known_heads import HEAD_BYTES, Head, KnownHeads
 from b1.asgi.options import NOTHING_DECLARED
 from b1.limiter.policy import scaled
 from b1.types import Principal
@@ -195,19 +196,96 @@ async def test_no_token_is_kept(site: Site) -> None:
     assert not any(secret in repr(kept) for secret in ("Bearer", "session", "secret"))
 
 
+ODD = {
+    "HTTP/1.0": (b"HTTP/1.1", b"HTTP/1.0"),
+    "HEAD": (b"GET ", b"HEAD "),
+    "closing": (b"host:", b"connection: close\r\nhost:"),
+    "an upgrade": (b"host:", b"connection: upgrade\r\nupgrade: websocket\r\nhost:"),
+    "an empty body": (b"host:", b"content-length: 0\r\nhost:"),
+    "a continuation": (b"host:", b"expect: 100-continue\r\nhost:"),
+    "a large head": (b"host:", b"x: " + b"y" * HEAD_BYTES + b"\r\nhost:"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), ODD.values(), ids=ODD)
+async def test_what_is_not_plain_is_never_kept(site: Site, old: bytes, new: bytes) -> None:
+    plain = site.get("/text")
+    await warm(site, plain)
+    for _ in range(4):
+        line = site.line()
+        line.protocol.data_received(plain.replace(old, new, 1))
+        async with timeout(10):
+            while b"HTTP/1.1 " not in line.transport.written:
+                await _turn()
+        line.transport.abort()
+    express: Express = site.state["b1.express"]
+    assert len(express._heads) == 0
+
+
+async def test_another_organisation_in_the_same_words_is_another_head(site: Site) -> None:
+    first, second = site.get("/text", "x-organization-id: 1"), site.get("/text", "x-organization-id: 2")
+    line = await known(site, first)
+    misses = site.b1.runtime.identity.misses
+    (answer,) = await line.ask(second)
+    assert (answer.status, site.b1.runtime.identity.misses) == (200, misses + 1)
+
+
+async def test_the_timer_of_a_slow_head_runs_between_known_heads_too(site: Site) -> None:
+    request = site.get("/text")
+    await known(site, request)
+    line = site.line()
+    assert line.protocol._timer is not None
+    await line.ask(request)
+    assert line.protocol._timer is None
+    line.protocol.data_received(request[:30])
+    assert line.protocol._timer is not None
+    (answer,) = await line.ask(request[30:])
+    assert (answer.status, line.protocol._timer) == (200, None)
+
+
+async def test_a_connection_is_not_given_away_while_a_known_head_waits_for_its_answer(site: Site) -> None:
+    request = site.get("/text")
+    line = await known(site, request)
+    written = len(line.transport.written)
+    line.protocol.data_received(request)
+    if not bytes(line.transport.written[written:]):
+        assert line.protocol.descriptor_between() is None
+    async with timeout(10):
+        while not bytes(line.transport.written[written:]):
+            await _turn()
+
+
 def test_heads_that_differ_each_time_are_not_kept_and_the_table_is_bounded() -> None:
     heads = KnownHeads()
-    for number in range(5000):
+    for number in range(500):
         heads.keep(b"%d" % number, _head())
     assert len(heads) == 0
     for number in range(1000):
-        heads.keep(b"twice %d" % number, _head())
-        heads.keep(b"twice %d" % number, _head())
+        for _ in range(2):
+            heads.keep(b"twice %d" % number, _head())
+        assert heads.find(b"twice %d" % number) is not None
     assert len(heads) == 512
     assert heads.find(b"twice 0") is None
     assert heads.find(b"twice 999") is not None
     heads.forget(b"twice 999")
     assert heads.find(b"twice 999") is None
+
+
+def test_where_no_head_comes_twice_they_are_not_looked_at_for_a_while() -> None:
+    heads = KnownHeads()
+    for _ in range(2):
+        heads.keep(b"again", _head())
+    for number in range(512):
+        assert heads.find(b"%d" % number) is None
+        heads.keep(b"%d" % number, _head())
+    assert heads.find(b"again") is None
+    for _ in range(2):
+        heads.keep(b"new", _head())
+    rested = 1
+    while heads.find(b"again") is None:
+        rested += 1
+    assert rested == 8191  # the last of the 512 was not looked at either
+    assert heads.find(b"new") is None
 
 
 def _head() -> Head:
@@ -218,3 +296,54 @@ async def _turn() -> None:
     from asyncio import sleep
 
     await sleep(0.001)
+
+
+async def test_a_body_and_the_request_behind_it_are_not_one_head(site: Site) -> None:
+    first, second = bare("/open?n=1"), bare("/open?n=2")
+    await warm(site, first, second)
+    refused = bare("/plain", f"content-length: {len(first)}", method="POST")
+    for _ in range(3):  # the POST is refused before its body came, which then comes along with the next request
+        line = site.line()
+        assert (await line.ask(refused))[0].status == 405
+        written = len(line.transport.written)
+        line.protocol.data_received(first + second)
+        await _turn()
+        assert bytes(line.transport.written[written:]).count(b"HTTP/1.1 200") <= 1
+    answers = await site.line().ask(first, second)
+    assert [answer.status for answer in answers] == [200, 200]
+
+
+async def test_what_comes_on_a_closing_connection_is_not_taken_for_the_last_request_of_another(site: Site) -> None:
+    mine, theirs = site.get("/text"), bare("/text", "authorization: Bearer nonsense")
+    await warm(site, mine)
+    for _ in range(3):
+        line = site.line()
+        await line.ask(mine)
+        await site.line().ask(bare("/text", *mine.decode().split("\r\n")[2:-2], "a: b"))  # somebody else, meanwhile
+        line.transport.close()
+        line.protocol.data_received(theirs)  # TLS hands on what it had decrypted
+    (answer,) = await site.line().ask(theirs)
+    assert answer.status == 401
+
+
+async def test_a_connection_may_begin_with_a_known_head_and_is_charged_once(site: Site) -> None:
+    request = site.get("/text")
+    first = await known(site, request)
+    left = []
+    for line in (first, site.line(), site.line()):
+        parsed, tasks = line.protocol._messages, line.tasks
+        (answer,) = await line.ask(request)
+        left.append(int(answer.fields[b"x-ratelimit-remaining"]))
+        assert (answer.status, line.protocol._messages, line.tasks) == (200, parsed, tasks)
+    assert left == [left[0], left[0] - 1, left[0] - 2]
+
+
+async def test_a_head_of_many_fields_is_not_kept(site: Site) -> None:
+    many = bare("/open", *[f"a{number}: b" for number in range(40)])
+    await warm(site, many)
+    line = site.line()
+    for _ in range(4):
+        assert (await line.ask(many))[0].status == 200
+    express: Express = site.state["b1.express"]
+    assert len(express._heads) == 0
+    assert (line.protocol._messages, line.tasks) == (4, 0)

@@ -74,6 +74,28 @@ class TestRequestId:
         reply = await call(World(app).layer)
         assert {reply.headers["x-request-id"]} == set(seen)
 
+    async def test_an_application_that_makes_one_too_has_no_second_one_sent(self) -> None:
+        app = App(
+            headers=[(b"x-request-id", b"of-a-correlation-middleware"), (b"content-length", b"2"), (b"x-own", b"1")]
+        )
+        reply = await call(World(app).layer, headers=[(b"x-request-id", b"from-the-client")])
+        assert [b"from-the-client"] == [value for name, value in reply.lines if name == b"x-request-id"]
+        assert "1" == reply.headers["x-own"]
+
+
+async def test_a_start_that_an_application_keeps_and_sends_again_is_not_changed() -> None:
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
+    before = {**start, "headers": list(start["headers"])}  # type: ignore[call-overload]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body", "body": b""})
+
+    layer = World(app).layer
+    replies = [await call(layer) for _ in range(2)]
+    assert [1, 1] == [len([1 for name, _ in reply.lines if name == b"x-request-id"]) for reply in replies]
+    assert before == start
+
 
 class TestErrors:
     async def test_what_nobody_caught_is_a_500_that_names_the_request_and_nothing_else(

@@ -13,7 +13,7 @@ from typing import Any
 from b1.cache import L1, Cache
 from b1.clock import Clock
 from b1.errors import StoreUnavailable
-from b1.store.base import CacheAnswer, CacheRead
+from b1.store.base import CacheAnswer, CacheRead, CacheWrite
 from b1.store.memory import MemoryStore
 from b1.types import VersionSource
 
@@ -89,6 +89,12 @@ class HostStore:
         self._cross("store" if value is not None else "give up")
         await self.pause.wait()
         return await self.common.store_if_unchanged(key, value, **rest)
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        for write in writes:
+            self._cross("store" if write.value is not None else "give up")
+        await self.pause.wait()
+        return await self.common.store_many(writes)
 
     def invalidate_here(self, tags: Sequence[str] | None, *, soft: Sequence[str] = ()) -> None:
         if self._deaf is not None:

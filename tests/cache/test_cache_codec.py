@@ -25,7 +25,7 @@ from b1.cache.packing.codec import (
     unpack,
 )
 from b1.cache.packing.dictionaries import SAMPLES, Dictionaries, id_of
-from b1.cache.packing.zstandard import Dictionary, Unreadable, Zstd, train
+from b1.cache.packing.zstandard import Dictionary, Unreadable, Zstd, _zstd, train
 from b1.clock import ManualClock
 
 NAME, TAGS = "org\x1euser:1", ("a", "b")
@@ -210,3 +210,15 @@ async def test_the_last_two_dictionaries_of_a_namespace_are_kept(clock: ManualCl
     for number in range(10):
         dictionaries.adopt(f"other{number}", datas[0] or b"")
     assert len(dictionaries) <= 3
+
+
+def test_a_frame_that_asks_for_a_large_window_is_not_unpacked() -> None:
+    zstd, data = _zstd(), b"a text that repeats itself" * 10
+    for log, is_read in ((22, True), (23, False)):
+        compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
+        frame = compressor.compress(data) + compressor.flush()  # a stream does not say its size, so the window stays
+        if is_read:
+            assert data == Zstd().decompress(frame, len(data))
+        else:
+            with pytest.raises(Unreadable):
+                Zstd().decompress(frame, len(data))

@@ -142,3 +142,33 @@ async def test_while_redis_is_away_each_host_goes_on_and_its_return_makes_them_a
     answers = [await host.read(loader) for host in (there, here)]
     assert answers == [answers[0]] * 2
     assert answers[0]["call"] > 2
+
+
+@pytest.mark.parametrize("ends", ["cancelled at once", "cancelled while it loads", "closed while it loads"])
+async def test_a_reader_of_many_that_goes_leaves_no_lease_in_redis(start: Start, redis_url: str, ends: str) -> None:
+    host = await start(redis_url)
+    begun = asyncio.Event()
+
+    async def load(keys: list[str]) -> dict[str, Any]:
+        begun.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def leases() -> int:
+        return len(await host.link.call("KEYS", "*:lease"))
+
+    many = asyncio.create_task(host.cache.get_many([f"user:{number}" for number in range(300)], load, ttl_s=60))
+    if ends == "cancelled at once":
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    else:
+        await begun.wait()
+        assert 300 == await leases()
+    if ends == "closed while it loads":
+        await host.cache.aclose()
+    many.cancel()
+    await asyncio.gather(many, return_exceptions=True)
+    async with asyncio.timeout(4):  # a lease ends by itself after 5
+        while await leases() or not host.link.is_up:
+            await asyncio.sleep(0.01)
+    assert 0 == host.cache.snapshot().loads_running

@@ -477,6 +477,20 @@ class TestAfterEverythingWasInvalidated:
                 await one.until_idle()
             assert ["ann", "ann", "bob"] == loads
 
+    async def test_what_changed_before_the_start_is_no_reason_to_load_twice(self) -> None:
+        warmups, loads = Warmups(), list[str]()
+
+        async def load() -> None:
+            loads.append("menu")
+
+        warmups.add("menu", load)
+        async with process(warmups, starts=False) as one:
+            await one.cache.invalidate(everything=True)  # as the first connection to Redis, which has another epoch
+            await one.start()
+            one.warming.sweep()
+            await one.until_idle()
+            assert (["menu"], 0) == (loads, one.warming.snapshot().rewarmed)
+
     async def test_what_invalidates_less_than_everything_warms_nothing(self) -> None:
         warmups, loads = Warmups(), list[str]()
 

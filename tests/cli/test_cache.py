@@ -118,7 +118,9 @@ class TestTheEndpoint:
         [("", "GET"), ("organization=7", "GET"), ("who=1", "GET"), ("key=a&key=b", "GET"), ("key=%00", "GET"),
          ("", "DELETE"), ("soft=1", "DELETE"), ("all=1&tag=a", "DELETE"), ("all=1&soft=1", "DELETE"),
          ("prefix=a:b:c:d", "DELETE"), ("tag=*", "DELETE"), ("tag=" + "x" * 300, "DELETE"),
-         ("tag=a&organization=7", "DELETE")],
+         ("tag=a&organization=7", "DELETE"), ("key=&organization=7", "DELETE"), ("tag=&key=a", "DELETE"),
+         ("organization=", "DELETE"), ("tag=a&soft=perhaps", "DELETE"), ("tag=a&soft=", "DELETE"), ("all=2", "DELETE"),
+         ("key=a&organization=", "GET"), ("tag=&key=a", "GET")],
     )  # fmt: skip
     async def test_a_question_that_makes_no_sense_is_400(self, query: str, method: str) -> None:
         assert (await asked(World().desk, query, method)).code == "MALFORMED_REQUEST"
@@ -135,7 +137,7 @@ class TestTheEndpoint:
         made = (await call(world.check_desk, CHECK_PATH, query=b"run=1&sample=5")).json["check"]
         assert (made["is_clean"], made["checked"], made["compared_source"]) == (True, 1, 1)
         assert (await call(world.check_desk, CHECK_PATH)).json["check"] == made
-        for query in (b"sample=0", b"sample=x", b"depth=1"):
+        for query in (b"sample=0", b"sample=x", b"sample=", b"depth=1", b"run=maybe"):
             assert (await call(world.check_desk, CHECK_PATH, query=query)).code == "MALFORMED_REQUEST"
 
 

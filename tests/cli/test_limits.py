@@ -94,7 +94,7 @@ class TestTheEndpoint:
     @pytest.mark.parametrize(
         ("query", "method"),
         [("who=ann", "GET"), ("tier=pro", "GET"), ("key=k", "GET"), ("", "DELETE"), ("address=rubbish", "GET"),
-         ("actor=ann&policy=raed", "GET")],
+         ("actor=ann&policy=raed", "GET"), ("actor=&organization=1", "DELETE"), ("actor=ann&role=", "GET")],
     )  # fmt: skip
     async def test_a_question_that_makes_no_sense_is_400(self, query: str, method: str) -> None:
         assert (await self.asked(self.desk()[1], query, method)).code == "MALFORMED_REQUEST"

@@ -106,3 +106,53 @@ async def test_a_refusal_is_not_remembered_as_a_principal(identity: Identity, to
 async def test_what_is_no_bearer_token_is_refused(identity: Identity, header: bytes) -> None:
     with pytest.raises(InvalidToken):
         await identity.authenticate(header, None)
+
+
+async def test_what_is_known_ends_at_the_very_second_at_which_the_token_does(
+    identity: Identity, tokens: Tokens, clock: ManualClock
+) -> None:
+    key = identity.key_of(token := bearer(tokens, ttl_s=60), None)
+    principal = await identity.authenticate(token, None)
+    assert identity.known_as(key) is identity.known_as(key) is principal
+    clock.advance(59.5)
+    assert identity.known_as(key) is principal
+    clock.advance(0.5)
+    assert identity.known_as(key) is None
+
+
+async def test_whoever_called_last_is_forgotten_like_all_others(
+    identity: Identity, resolver: Resolver, tokens: Tokens
+) -> None:
+    key = identity.key_of(token := bearer(tokens), None)
+    before = await identity.authenticate(token, None)
+    assert identity.known_as(key) is before
+    identity.forget("7")
+    assert identity.known_as(key) is None
+    resolver.role = "MANAGER"
+    after = await identity.authenticate(token, None)
+    assert identity.known_as(key) is after
+    assert after.role == "MANAGER"
+
+
+async def test_a_look_up_during_which_the_actor_was_forgotten_is_not_known(
+    identity: Identity, resolver: Resolver, tokens: Tokens
+) -> None:
+    key = identity.key_of(token := bearer(tokens), None)
+    await identity.authenticate(token, None)
+    identity.forget("7")
+    resolver.gate = asyncio.Event()
+    looked = asyncio.create_task(identity.authenticate(token, None))
+    await asyncio.sleep(0)
+    identity.forget("7")
+    resolver.gate.set()
+    await looked
+    assert identity.known_as(key) is None
+
+
+async def test_those_who_called_last_are_a_bounded_number(clock: ManualClock, tokens: Tokens) -> None:
+    identity = Identity(tokens.verify, Resolver(), L1(10_000_000, clock), clock, ttl_s=300)
+    for number in range(1200):
+        token = bearer(tokens, str(number))
+        await identity.authenticate(token, None)
+        assert identity.known(token, None) is not None
+    assert len(identity._near) <= 512

@@ -201,3 +201,34 @@ def test_without_a_loop_there_is_nothing_to_wait_with() -> None:
 )
 def test_only_what_an_answer_can_carry_is_purged(tag: str, is_purged: bool) -> None:
     assert ([surrogate_key(tag)] if is_purged else []) == purged_keys([tag, tag])
+
+
+async def test_what_comes_while_something_waits_for_redis_is_told_without_waiting_for_that() -> None:
+    site = Site()
+    site.is_shared = False
+    for name in ("a", "b"):
+        done, under_way = invalidation()
+        done.set_result(None)
+        site.following.follow(under_way, (name,))
+        await turns(10)
+    assert [(["a"], False), (["b"], False)] == site.told
+    await site.following.aclose()
+
+
+async def test_a_stream_of_invalidations_does_not_put_off_what_waits_for_redis() -> None:
+    site = Site()
+    site.is_shared = False
+    done, under_way = invalidation()
+    done.set_result(None)
+    site.following.follow(under_way, ("late",))
+    await turns()
+    site.is_shared = True
+    for number in range(20):
+        done, under_way = invalidation()
+        asyncio.get_running_loop().call_soon(done.set_result, None)
+        site.following.follow(under_way, (f"n{number}",))
+        site.may_look.set()
+        await asyncio.sleep(0)
+    await turns(10)
+    assert 2 == sum("late" in keys for keys, _ in site.told)
+    await site.following.aclose()

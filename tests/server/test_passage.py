@@ -216,3 +216,36 @@ def test_news_travels_in_the_message_and_is_bounded(passage: Passage) -> None:
     assert (NEWS, os.getpid(), (), b"news") == (parcel.kind, parcel.sender, parcel.descriptors, parcel.data)
     assert passage.keep(parcel)
     assert [b"news"] == [kept.data for kept in passage.take_kept()]
+
+
+@pytest.mark.parametrize("size", [60, 4000, NEWS_BYTES])
+def test_news_that_nobody_reads_leaves_room_for_connections_and_state(passage: Passage, size: int) -> None:
+    told = 0
+    while told < 10_000 and passage.send_news(bytes(size)):
+        told += 1
+    assert 0 < told < 10_000
+    assert 256 == passage.send_sockets([0] * 256)
+    assert passage.send_state(b"the last word", last=True)
+    for parcel in received(passage):
+        parcel.discard()
+    assert passage.send_news(bytes(size))
+
+
+def test_news_that_is_kept_for_the_next_worker_leaves_room_for_connections(passage: Passage) -> None:
+    kept = 0
+    while kept < 10_000 and passage.keep(Parcel(NEWS, 7, (), bytes(1000))):
+        kept += 1
+    assert 0 < kept < 10_000
+    assert passage.keep(Parcel(SOCKETS, 7, (0, 1, 2)))
+    for parcel in passage.take_kept():
+        parcel.discard()
+
+
+async def test_a_successor_that_waits_for_our_end_is_told_nothing_it_finds_in_the_state(passage: Passage) -> None:
+    will = Will()
+    will.has_heir, will.mode = True, "serial"
+    ours = Succession(passage, will, None, graceful_s=1.0)
+    assert not ours.tell(b"news")
+    will.mode = "handover"
+    assert ours.tell(b"news")
+    assert [NEWS] == [parcel.kind for parcel in received(passage)]

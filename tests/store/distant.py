@@ -10,6 +10,7 @@ from b1.errors import StoreUnavailable
 from b1.store.base import (
     CacheAnswer,
     CacheRead,
+    CacheWrite,
     Charge,
     Claim,
     Entered,
@@ -131,6 +132,11 @@ class Distant:
     ) -> bool:
         store = self._reach("store_if_unchanged").store_if_unchanged
         stored = await store(key, value, tags=tags, vector=vector, ttl_ms=ttl_ms, fresh_ms=fresh_ms)
+        self._answer()
+        return stored
+
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]:
+        stored = await self._reach("store_many").store_many(writes)
         self._answer()
         return stored
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
-from b1.clock import ManualClock
+from b1.clock import DEADLINE, ManualClock
 from b1.errors import StoreUnavailable
 from b1.link import ReplyError
 from b1.store.base import CacheRead, CacheState, Charge, ClaimState, PenaltyRule, Spent
@@ -402,3 +403,28 @@ async def test_a_cancelled_call_is_no_reason_to_switch(store: FallbackStore, dis
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (store.mode, store.snapshot().switches) == ("redis", 0)
+
+
+async def test_the_way_back_does_not_end_with_the_deadline_of_whoever_saw_it_go(
+    store: FallbackStore, distant: Distant, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float | None] = []
+    spend, present = distant.spend, distant.be_present
+
+    async def seeing(*args: Any, **more: Any) -> Any:
+        seen.append(DEADLINE.get())
+        return await spend(*args, **more)
+
+    async def announcing(*args: Any, **more: Any) -> Any:
+        seen.append(DEADLINE.get())
+        return await present(*args, **more)
+
+    distant.is_away = True
+    token = DEADLINE.set(clock.monotonic() + 1)
+    await store.spend([CHARGE])
+    distant.is_away = False
+    DEADLINE.reset(token)
+    monkeypatch.setattr(distant, "spend", seeing)
+    monkeypatch.setattr(distant, "be_present", announcing)
+    await _until(lambda: store.mode == "redis" and len(seen) > 0)
+    assert {None} == set(seen)

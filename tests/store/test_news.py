@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from b1.clock import ManualClock
+from b1.store.base import CacheRead
+from b1.store.fallback import FallbackStore
 from b1.store.memory import MemoryStore
 from b1.units import MIB
+from tests.store.distant import Distant
 
 
 class Two:
@@ -81,3 +84,38 @@ def test_what_cannot_be_read_does_no_harm(data: bytes) -> None:
     before = two.vectors("a")
     two.second.hear(data)
     assert before == two.vectors("a")
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_with_a_redis_that_is_away_it_is_heard_by_those_who_follow_redis_too(is_away: bool) -> None:
+    clock = ManualClock()
+    distant = Distant(clock)
+    memory = MemoryStore(MIB, clock)
+    first, second = MemoryStore(MIB, clock), FallbackStore(distant, memory, clock)
+    first.tell_through(lambda: True, lambda data: bool(second.hear(data)) or True)
+    distant.is_away = is_away
+    await second.read_many([CacheRead(None, ("a",))])
+    await second.absorb((await first.export(MIB, last=False)).data)
+    before = [second.versions.vector((tag,)) for tag in ("a", "b")]
+    await first.invalidate(("a",))
+    after = [second.versions.vector((tag,)) for tag in ("a", "b")]
+    assert [is_away, False] == [one != other for one, other in zip(before, after, strict=True)]
+    assert is_away == second.owes_invalidations
+    await second.aclose()
+
+
+async def test_what_was_invalidated_while_redis_was_away_and_a_successor_started_is_stale_there(
+    clock: ManualClock,
+) -> None:
+    ours, theirs = Distant(clock), Distant(clock)
+    ours.is_away = theirs.is_away = True
+    first, second = (FallbackStore(distant, MemoryStore(MIB, clock), clock) for distant in (ours, theirs))
+    first.tell_through(lambda: True, lambda data: True)
+    await second.read_many([CacheRead(None, ("a",))])
+    before = [second.versions.vector((tag,)) for tag in ("a", "b")]
+    await first.invalidate(("a",))
+    await second.absorb((await first.export(MIB, last=False)).data)
+    after = [second.versions.vector((tag,)) for tag in ("a", "b")]
+    assert [True, False] == [one != other for one, other in zip(before, after, strict=True)]
+    await first.aclose()
+    await second.aclose()

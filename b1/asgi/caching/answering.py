@@ -14,6 +14,7 @@ from b1.asgi.caching.lookup import LOOKUP, Lookup
 from b1.asgi.caching.sending import hit_status, pass_by, send_answer, send_not_stored
 from b1.asgi.caching.stored import StoredAnswer
 from b1.cache.l1.table import Found
+from b1.cache.packing.zstandard import Unreadable
 from b1.store.base import CacheAnswer, CacheState
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Answering:
 
     Args:
         app: what is below the cache.
-        found: what the in-process cache has under the key; fresh or stale.
+        found: what the in-process cache has under the key; fresh or stale. What turns out to be damaged is none.
     """
 
     def __init__(
@@ -58,7 +59,14 @@ class Answering:
 
     async def run(self) -> None:
         """Answer the request."""
-        responses, found, now_s = self._responses, self._found, self._responses.now_s()
+        try:
+            await self._answer(self._found)
+        except Unreadable:  # before anything was sent; the entry is gone
+            self._responses.counts.hits -= 1
+            await self._answer(None)
+
+    async def _answer(self, found: Found | None) -> None:
+        responses, now_s = self._responses, self._responses.now_s()
         if found is not None and self._wants_newer(found.meta, now_s):
             found = None
         if found is not None and not found.is_stale and not responses.must_validate:

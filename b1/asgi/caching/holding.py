@@ -81,7 +81,9 @@ class AnswerMap(HoldingMap):
             if data is None:
                 self.damaged(key)
                 return None
-            found.value = Bodies(self, key, found, answer, frame, data)
+            # Not `found` itself, which would hold what holds it, and the bytes until the collector comes.
+            seen = Found(None, answer, found.is_stale, found.expires_s)
+            found.value = Bodies(self, key, seen, answer, frame, data)
         return found
 
     def keep(

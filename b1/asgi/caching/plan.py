@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 from b1.asgi.caching.directives import elements
-from b1.cache.names import tags_of
+from b1.cache.names import checked_tag, tags_of
 from b1.errors import ConfigurationError
 from b1.types import Headers, Principal, Scope
 
@@ -163,7 +163,12 @@ class _Template:
     def __init__(self, tag: str, route: str) -> None:
         known = {"organization", "actor", *_PARAMETER.findall(route)}
         parts: list[tuple[str, str | None]] = []
-        for text, name, _, _ in Formatter().parse(tag):
+        try:
+            checked_tag(tag)
+            fields = list(Formatter().parse(tag))
+        except (TypeError, ValueError) as wrong:
+            raise ConfigurationError(f"the tag {tag!r} of {route} is none: {wrong}", remedy="see b1.cached") from None
+        for text, name, _, _ in fields:
             if name is not None and name not in known:
                 raise ConfigurationError(f"the tag {tag!r} of {route} names {name!r}", remedy=f"of {sorted(known)}")
             parts.append((text, name))

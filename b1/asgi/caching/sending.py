@@ -44,9 +44,11 @@ async def send_answer(
         headers.append((b"age", b"%d" % max(0, age_s)))
     headers.append((NAME, status))
     code = NOT_MODIFIED if outcome == NOT_MODIFIED else answer.status
-    await send({"type": "http.response.start", "status": code, "headers": headers})
     is_bare = outcome == NOT_MODIFIED or scope["method"] == "HEAD"
-    await send({"type": "http.response.body", "body": b"" if is_bare else body[variant.start : variant.end]})
+    # Taken before anything is sent: one that lies packed may turn out to be damaged (`b1.asgi.caching.holding.Bodies`).
+    sent = b"" if is_bare else body[variant.start : variant.end]
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": sent})
     return code
 
 

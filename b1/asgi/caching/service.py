@@ -270,6 +270,9 @@ class ResponseCache:
             body = await self.maker.pack(more, body, encoding)
         finally:
             answer.is_packing = False
+        present = self.l1.find(key)
+        if present is None or present.meta.identity is not answer.identity:
+            return more, body  # it has gone meanwhile, or a newer one came, which stays
         if not more.is_compressible or built_on is None or not self._put_at(key, owner, more, body, built_on, frame):
             answer.is_compressible = False  # it did not pay, or cannot be kept: nobody tries again
         return more, body

@@ -24,7 +24,7 @@ CHECK_PATH = "/internal/cache-check"
 METHODS = frozenset({"GET", "HEAD", "DELETE"})
 _LISTS = ("key", "tag", "prefix")
 _FIELDS = frozenset({*_LISTS, "organization", "all", "soft"})
-_TRUE = frozenset({"1", "true", "yes"})
+_TRUE, _FALSE = frozenset({"1", "true", "yes"}), frozenset({"0", "false", "no"})
 # The marks of implicit tags, as a person reads them.
 _KINDS = {"k": "key", "p": "prefix", "o": "organization", "w": "template"}
 
@@ -224,7 +224,8 @@ def _report(drift: Drift | None) -> dict[str, Any] | None:
 
 def _asked(scope: Scope, fields: frozenset[str]) -> dict[str, list[str]]:
     asked: dict[str, list[str]] = {}
-    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1")):
+    # With empty values: what somebody's variable left empty is no name, and without it the rest would name more.
+    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
         asked.setdefault(name, []).append(value)
     if unknown := sorted(asked.keys() - fields):
         raise MalformedRequest(f"unknown parameters {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
@@ -239,7 +240,10 @@ def _one(asked: Mapping[str, list[str]], name: str) -> str | None:
 
 
 def _flag(asked: Mapping[str, list[str]], name: str) -> bool:
-    return (_one(asked, name) or "").lower() in _TRUE
+    text = _one(asked, name)
+    if text is not None and text.lower() not in _TRUE | _FALSE:
+        raise MalformedRequest(f"{name} is {text[:40]!r}, expected 1 or 0")
+    return text is not None and text.lower() in _TRUE
 
 
 def _number(asked: Mapping[str, list[str]], name: str) -> int | None:

@@ -101,10 +101,13 @@ def describe(policy: Policy) -> dict[str, Any]:
 
 
 def _asked(scope: Scope) -> dict[str, str]:
-    asked = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=False))
+    asked = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
     unknown = sorted(asked.keys() - _FIELDS)
     if unknown:
         raise MalformedRequest(f"unknown parameters {', '.join(unknown)}; there are {', '.join(sorted(_FIELDS))}")
+    # What somebody's variable left empty is no name, and without it the rest would name more.
+    if empty := sorted(name for name, value in asked.items() if not value):
+        raise MalformedRequest(f"{', '.join(empty)}: given and empty")
     if asked and not asked.keys() & {"actor", "organization", "address", "key"}:
         raise MalformedRequest("say whose limits: actor, organization, address, or key with policy")
     if "key" in asked and "policy" not in asked:

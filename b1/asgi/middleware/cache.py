@@ -18,6 +18,7 @@ from b1.asgi.caching.stored import StoredAnswer
 from b1.asgi.context import RequestContext
 from b1.asgi.reply import send_problem
 from b1.cache import L1
+from b1.cache.packing.zstandard import Unreadable
 from b1.clock import SystemClock
 from b1.errors import Forbidden
 from b1.types import ASGIApp, Headers, Receive, Scope, Send
@@ -92,17 +93,22 @@ class CacheLayer:
                     return
         responses.counts.hits += 1
         now_s = responses.now_s()
-        if method == "HEAD" or answer.told is not None or is_conditional(fields):
-            status = hit_status(answer, now_s, b"l1")
-            await send_answer(send, scope, context, answer, found.value, variant, now_s, status)
+        try:
+            if method == "HEAD" or answer.told is not None or is_conditional(fields):
+                status = hit_status(answer, now_s, b"l1")
+                await send_answer(send, scope, context, answer, found.value, variant, now_s, status)
+                return
+            body: bytes = found.value
+            if variant.end - variant.start != len(body):
+                body = body[variant.start : variant.end]
+        except Unreadable:  # nothing was sent, and the entry is gone
+            responses.counts.hits -= 1
+            await Answering(responses, self._app, scope, receive, send, plan, key, None).run()
             return
         headers: Headers = [
             *variant.head,
             (b"age", b"%d" % (now_s - answer.made_s)),
             (b"cache-status", b"b1; hit; ttl=%d; detail=l1" % (answer.fresh_until_s - now_s)),
         ]
-        body: bytes = found.value
-        if variant.end - variant.start != len(body):
-            body = body[variant.start : variant.end]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +21,9 @@ from b1.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("b1.http")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID = b"x-request-id"
+# The extension that Starlette's test client offers, and no server.
+_TEST_CLIENT = "http.response.debug"
 
 
 class Observe:
@@ -65,6 +69,8 @@ class Observe:
 
     async def _failed(self, error: Exception, context: RequestContext, scope: Scope, send: Send) -> None:
         """Log what no handler caught and answer, unless an answer is already on its way."""
+        if context.status and _was_refused(send):
+            context.status = 0
         if isinstance(error, ClientDisconnect):
             context.code = "CLIENT_GONE"  # it hung up while its body was read: nobody is left to be answered
             return
@@ -89,6 +95,8 @@ class Observe:
                 request_id=context.request_id,
             )
             await send_problem_document(_with_headers(context, send), members)
+        if _TEST_CLIENT in scope.get("extensions", ()):
+            raise error  # as Starlette does for all: a test wants to see it, and a server would log it once more
 
 
 def _with_headers(context: RequestContext, send: Send) -> Send:
@@ -101,18 +109,25 @@ def _with_headers(context: RequestContext, send: Send) -> Send:
     def send_with_headers(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             context.status = message["status"]
+            # A new message: the application may keep its own, and send it again to somebody else.
             if takes_lines:
+                message = {**message, LINES: context.lines()}
                 if context.added:
                     message["headers"] = [*message.get("headers", ()), *context.added]
-                message[LINES] = context.lines()
             else:
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    *context.response_headers,
-                    (b"x-request-id", context.request_id.encode()),
-                ]
+                # Without an id of the application's: ours is the one in log and problem document.
+                headers = [field for field in message.get("headers", ()) if field[0] != _REQUEST_ID]
+                headers += context.response_headers
+                headers.append((_REQUEST_ID, context.request_id.encode()))
+                message = {**message, "headers": headers}
             if context.watch is not None:
                 context.watch.answered()
         return send(message)
 
     return send_with_headers
+
+
+def _was_refused(send: Send) -> bool:
+    """Say whether our server did not write the head that it was given, of a field that HTTP does not allow, say."""
+    cycle: Any = getattr(send, "__self__", None)
+    return getattr(cycle, "takes_lines", False) and not (cycle.response_started or cycle.disconnected)

@@ -108,6 +108,12 @@ class Rules:
     def __init__(self, *rules: Rule, exact: bool = False) -> None:
         self._rules: dict[str, list[Rule]] = {}
         for rule in rules:
+            for name in ("keys", "tags", "then"):
+                if isinstance(text := getattr(rule, name), str):  # it would be taken letter by letter
+                    raise ConfigurationError(
+                        f"{name} of the rule of {rule.event} is the text {text!r}",
+                        remedy=f"give a tuple: {name}=({text!r},)",
+                    )
             if not rule.event:
                 raise ConfigurationError("a rule names no event", remedy="such as entity.updated")
             self._rules.setdefault(rule.event, []).append(rule)

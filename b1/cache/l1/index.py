@@ -114,12 +114,17 @@ class Index:
 
     def remove(self, digest: int, place: int) -> None:
         """Forget an entry that is there."""
-        row = self._row(digest)
+        row = self.rows[digest >> SPREAD_BITS & self.mask]
         _close_up(row, _seek(row, digest, place))
         self._count -= 1
         row[COUNT_AT] = count = row[COUNT_AT] - 1
         if count <= MERGED_AT and count % MERGED_EVERY == 0:
             self._merge(digest >> SPREAD_BITS & self.mask, row, count)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self._point(0, 0, _FREE)
+        self._count = self._pages = 0
 
     def places(self, first: int) -> Iterator[list[int]]:
         """Yield the places in each page once, beginning at any number; nothing may be changed meanwhile."""
@@ -206,11 +211,11 @@ def _seek(row: memoryview[int], digest: int, place: int) -> int:
 
 def _close_up(row: memoryview[int], hole: int) -> None:
     """Free a place, and let those behind it close up that would else not be found any more."""
-    at = (hole + 1) % PLACES
+    at = hole + 1 if hole < PLACES - 1 else 0
     while seen := row[at]:
         if (at - seen) % PLACES >= (at - hole) % PLACES:
             row[hole] = seen
             row[hole + PLACE_AT] = row[at + PLACE_AT]
             hole = at
-        at = (at + 1) % PLACES
+        at = at + 1 if at < PLACES - 1 else 0
     row[hole] = 0

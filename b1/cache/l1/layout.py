@@ -62,7 +62,8 @@ class Header(NamedTuple):
     @property
     def item_bytes(self) -> int:
         """What the item takes in its segment."""
-        return item_bytes(self.key_bytes + self.value_bytes + self.tags_bytes + self.vector_bytes)
+        content_bytes = self.key_bytes + self.value_bytes + self.tags_bytes + self.vector_bytes
+        return HEADER_BYTES + content_bytes + ALIGNED_BYTES - 1 & -ALIGNED_BYTES  # `item_bytes`, without the call
 
 
 class Item(NamedTuple):

@@ -39,7 +39,8 @@ SMALL_PART = 10
 # One remembered key for so many bytes of the limit, 4 bytes each.
 BYTES_PER_GHOST = 512
 # So much may be moved by one call, beside twice what it makes room for: moving is copying. After that, used items go too.
-MOVED_BYTES = 64 * KIB
+# Moving 60 bytes takes as long as moving 600, so small ones count for more: 64 KiB of them would hold the loop for 8 ms.
+MOVED_BYTES, LEAST_MOVED_BYTES = 64 * KIB, 512
 # Lest it comes to that, each put moves a few used items away from the head before there is need for room: from the moment
 # when this part of the ceiling, as a divisor, is all that is left.
 MOVED_PER_PUT, NEARLY_FULL_PART = 8, 16
@@ -53,6 +54,7 @@ class S3Fifo:
     Attributes:
         held_bytes: accounted: touched pages, index, what is held beside, and the memory of evicted keys.
         evictions: by cause.
+        ghost_bytes: the memory of evicted keys, which is made shortly before the first eviction.
         returned_bytes: pages that were given back to the system since the start.
     """
 
@@ -64,6 +66,7 @@ class S3Fifo:
         "_segment_bytes",
         "_small",
         "evictions",
+        "ghost_bytes",
         "held_bytes",
         "index",
         "live",
@@ -84,6 +87,7 @@ class S3Fifo:
         self._segment_bytes = segment_bytes(limit_bytes)
         self._small, self._main = Queue(), Queue()
         self._ghost: Ghost | None = None
+        self.ghost_bytes = 0
         self._numbers: list[int] = []  # of segments that were closed
 
     def __repr__(self) -> str:
@@ -98,13 +102,6 @@ class S3Fifo:
     def small_bytes(self) -> int:
         """What the small queue holds."""
         return self._small.held_bytes
-
-    @property
-    def ghost_bytes(self) -> int:
-        """The memory of evicted keys; made at the first eviction."""
-        return 0 if self._ghost is None else self._ghost.held_bytes
-
-    # Finding
 
     def locate(self, place: int) -> tuple[Segment, int]:
         """Return the segment that a place is in, and where the item begins there."""
@@ -147,8 +144,7 @@ class S3Fifo:
             if number > MOST_SEGMENTS:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             segment = Segment(number, max(self._segment_bytes, item_bytes), queue)
-            if self._numbers:
-                self._numbers.pop()
+            del self._numbers[-1:]
             self.segments[number] = segment
             queue.begin(segment)
         return segment
@@ -168,10 +164,8 @@ class S3Fifo:
         self._account(segment, grown + ENTRY_BYTES + beside_bytes)
         return _place(segment, at)
 
-    # Leaving
-
-    def drop(self, digest: int, name: bytes, cause: str) -> None:
-        """Forget an item, if it is there. One that was of use is welcome back in the main queue."""
+    def drop(self, digest: int, name: bytes, cause: str | None) -> None:
+        """Forget an item, if it is there; a `cause` counts it. One that was of use is welcome back in the main queue."""
         place = self.index.get(digest, name)
         if place is None:
             return
@@ -179,7 +173,8 @@ class S3Fifo:
         if self._ghost is not None and (segment.queue is self._main or segment.data[at] != UNREAD):
             self._ghost.add(digest)
         self._forget(place, segment, at)
-        self.evictions[cause] += 1
+        if cause is not None:
+            self.evictions[cause] += 1
 
     def _forget(self, place: int, segment: Segment, at: int) -> None:
         header = segment.header(at)
@@ -234,22 +229,31 @@ class S3Fifo:
         """Evict until `target_bytes` are given up or nothing is left; return what was given up."""
         before = self.held_bytes
         if target_bytes >= before:
-            spares_used = False
-        self._evict(before - target_bytes, before, "pressure", spares_used=spares_used)
-        if not self.live:
-            self._forget_the_evicted()
+            self.clear("pressure")
+        else:
+            self._evict(before - target_bytes, before, "pressure", spares_used=spares_used)
+            if not self.live:
+                self._forget_the_evicted()
         return before - self.held_bytes
 
-    def clear(self) -> None:
-        """Let everything go that was invalidated as a whole."""
-        self._evict(0, self.held_bytes, "invalidated", spares_used=False)
+    def clear(self, cause: str) -> None:
+        """Let everything go, by segments: one item after the other would hold the loop for seconds."""
+        self.evictions[cause] += self.live
+        segments = list(self.segments.values())
+        self.index.clear()
+        self.tenants.clear()
+        for segment in segments:
+            self.live -= segment.live
+            self._close(segment)
         self._forget_the_evicted()
 
     def _evict(self, down_to_bytes: int, ceiling_bytes: int, cause: str, *, spares_used: bool = True) -> None:
         # Bounded, or a queue in which everything was used would be copied as a whole by one call.
         may_move = MOVED_BYTES + 2 * (self.held_bytes - down_to_bytes) if spares_used else 0
         while self.held_bytes > down_to_bytes and self.segments:
-            may_move -= self._consume(self._next(ceiling_bytes), ceiling_bytes, cause, may_move=may_move > 0)
+            moved = self._consume(self._next(ceiling_bytes), ceiling_bytes, cause, may_move=may_move > 0)
+            if moved:
+                may_move -= max(moved, LEAST_MOVED_BYTES)
 
     def _prepare(self, ceiling_bytes: int) -> None:
         """Pass over the used and the gone at the head, so that what is to leave next stands there."""
@@ -271,23 +275,22 @@ class S3Fifo:
         segment = queue.head()
         at = segment.head
         header = segment.header(at)
-        moved = 0
+        item_bytes, moved = header.item_bytes, 0
         if header.state != GONE:
             is_kept = may_move and header.state != UNREAD
             if is_kept and self.tenants.is_over(header.tenant, ceiling_bytes):
                 cause, is_kept = "quota", False
             if is_kept and self._has_moved_whole(segment, header):
-                return header.item_bytes
+                return item_bytes
             if is_kept and self._has_moved(segment, at, header):
-                moved = header.item_bytes
+                moved = item_bytes
             else:
                 self._give_up(segment, at, header, cause)
-        if segment.live:
-            returned = segment.consume(header.item_bytes)
+        if not segment.live:
+            self._close(segment)
+        elif returned := segment.consume(item_bytes):
             self.returned_bytes += returned
             self._account(segment, -returned)
-        else:
-            self._close(segment)
         return moved
 
     def _give_up(self, segment: Segment, at: int, header: Header, cause: str) -> None:
@@ -329,13 +332,12 @@ class S3Fifo:
         """Begin to remember who is evicted, shortly before that begins: later there is no room for it."""
         ghost = Ghost(self._limit_bytes // BYTES_PER_GHOST)
         if self.held_bytes + ghost.held_bytes <= ceiling_bytes:
-            self._ghost = ghost
+            self._ghost, self.ghost_bytes = ghost, ghost.held_bytes
             self.held_bytes += ghost.held_bytes
 
     def _forget_the_evicted(self) -> None:
-        if self._ghost is not None:
-            self.held_bytes -= self._ghost.held_bytes
-            self._ghost = None
+        self.held_bytes -= self.ghost_bytes
+        self._ghost, self.ghost_bytes = None, 0
 
 
 def cost(item: Item | Header) -> int:

@@ -21,6 +21,8 @@ RELEASED_BYTES = max(PAGESIZE, 16 * KIB)
 LEAST_SEGMENT_BYTES, MOST_SEGMENT_BYTES = PAGESIZE, MIB
 SEGMENTS = 64
 
+# What `Header._make` does, in half the time; evicting reads one for each item.
+_as_tuple = tuple.__new__
 _NO_HUGE_PAGES: int | None = getattr(mmap_module, "MADV_NOHUGEPAGE", None)  # Linux alone has it
 
 
@@ -100,7 +102,7 @@ class Segment:
 
     def header(self, at: int) -> Header:
         """Return the header of the item that begins there."""
-        return Header._make(HEADER.unpack_from(self.data, at))
+        return _as_tuple(Header, HEADER.unpack_from(self.data, at))
 
     def consume(self, item_bytes: int) -> int:
         """Pass over the first item; return how many bytes of pages went back to the system."""
@@ -115,6 +117,8 @@ class Segment:
         """Unmap: everything is back with the system at once."""
         self.data.close()
         self._released = self._touched
+        self.objects.clear()
+        self.metas.clear()
 
 
 class Queue:

@@ -254,13 +254,19 @@ class L1:
         self._items.make_room(self._ceiling_bytes, 2 * max(taken, self._items.held_bytes - before))
         return True
 
-    def remove(self, key: str) -> None:
-        """Drop one entry."""
-        self._items.drop(digest_of(key), name_of(key), "invalidated")
+    def remove(self, key: str, *, counts: bool = True) -> None:
+        """Drop one entry.
+
+        Args:
+            counts: among the evictions, as invalidated.
+        """
+        self._items.drop(digest_of(key), name_of(key), "invalidated" if counts else None)
 
     def clear(self) -> None:
-        """Drop everything, because everything was invalidated; the ceiling stays."""
-        self._items.clear()
+        """Drop everything, because everything was invalidated, what is being loaded too; the ceiling stays."""
+        if self._own is not None:
+            self._own.bump_all()
+        self._items.clear("invalidated")
 
     def invalidate(self, tags: Iterable[str]) -> None:
         """Make every entry stale that carries one of the tags, also those whose load is still running.

@@ -64,6 +64,11 @@ class Tenants:
         if tenant.held_bytes <= 0:
             del self._by_number[number], self._by_name[tenant.name]
 
+    def clear(self) -> None:
+        """Nobody holds anything any more."""
+        self._by_name.clear()
+        self._by_number.clear()
+
     def is_over(self, number: int, ceiling_bytes: int) -> bool:
         """Say whether this tenant holds more than its share while somebody else holds something."""
         if not number or len(self._by_name) == 1:

@@ -258,7 +258,7 @@ class HoldingMap(L1):
         known = self._ready.pop(key, None)
         if known is not None:
             self._ready_bytes -= known.size
-            self.behind.remove(_READY + key)
+            self.behind.remove(_READY + key, counts=False)
 
     # The map behind
 
@@ -292,9 +292,9 @@ class HoldingMap(L1):
     def peek(self, key: str, *, marks: bool = False) -> Look | None:
         return self.behind.peek(key, marks=marks)
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str, *, counts: bool = True) -> None:
         self.forget_ready(key)
-        self.behind.remove(key)
+        self.behind.remove(key, counts=counts)
 
     def clear(self) -> None:
         self._ready.clear()

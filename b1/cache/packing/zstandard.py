@@ -14,6 +14,8 @@ from typing import Any
 _WINDOW_LOG_MOST = 22
 
 _module: Any = None
+# Made once: its key is an enumeration's member, which takes as long to hash as a fifth of unpacking 2 KB.
+_bounds: dict[Any, int] = {}
 
 
 class Unreadable(Exception):
@@ -45,8 +47,7 @@ class Zstd:
             Unreadable: it is anything else.
         """
         zstd = _zstd()
-        options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MOST}
-        decompressor = zstd.ZstdDecompressor(zstd_dict=dictionary and dictionary.digested, options=options)
+        decompressor = zstd.ZstdDecompressor(zstd_dict=dictionary and dictionary.digested, options=_bounds)
         try:
             # One byte more than is expected shows a frame that is longer than it says.
             unpacked: bytes = decompressor.decompress(data, size + 1)
@@ -102,5 +103,7 @@ def _compressor(level: int, dictionary: Dictionary | None) -> Any:
 def _zstd() -> Any:
     global _module
     if _module is None:
-        _module = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+        module = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+        _bounds[module.DecompressionParameter.window_log_max] = _WINDOW_LOG_MOST
+        _module = module  # last: from here on other threads unpack with it
     return _module

@@ -72,11 +72,11 @@ class Engine:
             l1, envelopes, self.learning, self.tasks, counts, clock, options, self.shared, random=random
         )
         self._loading = Loading(
-            self._keeping, self.shared, self._places, self.tasks, counts, clock,
+            self._keeping, self.shared, self._places, counts, clock,
             background=background, is_saturated=is_saturated,
         )  # fmt: skip
         self.flights = Flights(
-            self._loading.run, self._loading.run_together, self._loading.failed, self._places, clock,
+            self._loading.run, self._loading.run_together, self._loading.left, self._loading.failed, self._places, clock,
             most=options.flights,
         )  # fmt: skip
 
@@ -186,9 +186,8 @@ class Engine:
             except RequestError:  # too much is under way, or the cache closes: the value is good for a while yet
                 return
 
-    async def in_a_place(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def in_a_place(self, turn: Turn, work: Callable[[], Awaitable[T]]) -> T:
         """Load something that several flights share."""
-        turn = Turn(is_free=self.flights.is_within)
         await self._places.take(turn)
         try:
             self.counts.loads += 1
@@ -203,16 +202,26 @@ class Engine:
         built_on = self._l1.built_on(read.name)
         return built_on.vector if built_on is not None and built_on.tags == read.tags else None
 
+    def give_up(self, read: Read, answer: Answer | None) -> None:
+        """End the lease that an answer may have brought, because no load comes of it."""
+        if answer is not None and answer.is_ours and self.shared is not None:
+            self.shared.give_up(read.place, read.tags, answer.vector)
+
     def _flight(self, read: Read, versions: Versions, answer: Answer | None, *, is_background: bool) -> Flight:
-        flight = self.flights.find(read.name, versions)
-        if flight is not None:
-            self.counts.joined += 1
-            if read.batch is not None:
-                read.batch.aside()
-            return flight
-        return self.flights.begin(
-            read, versions, is_background=is_background, answer=answer, is_free=read.batch is not None
-        )
+        try:
+            flight = self.flights.find(read.name, versions)
+            if flight is None:
+                return self.flights.begin(
+                    read, versions, is_background=is_background, answer=answer, is_free=read.batch is not None
+                )
+        except Exception:
+            self.give_up(read, answer)
+            raise
+        self.give_up(read, answer)  # that load asks by itself
+        self.counts.joined += 1
+        if read.batch is not None:
+            read.batch.aside()
+        return flight
 
     async def awaited(self, flight: Flight, read: Read, stale: Value | None) -> Value:
         """Wait for a load, or for the moment from which something stale is better."""

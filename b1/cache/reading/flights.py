@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import partial
 
 from b1.cache.reading.flight import Flight as Flight
+from b1.cache.reading.many import BatchLoader
 from b1.cache.reading.places import Places, Turn
 from b1.cache.reading.reads import Read
 from b1.cache.reading.shared import Answer
@@ -39,14 +40,24 @@ class Flights:
     Args:
         run: does the work of one; it lands it or raises.
         run_together: does the common part of many; it lands or launches each of them, or raises.
+        left: told about those that were cancelled before they began.
         failed: told about those that went wrong, with what those who wait are told.
         most: how many there may be.
     """
 
     def __init__(
-        self, run: Run, run_together: RunTogether, failed: Failed, places: Places, clock: Clock, *, most: int
+        self,
+        run: Run,
+        run_together: RunTogether,
+        left: Callable[[Flight], None],
+        failed: Failed,
+        places: Places,
+        clock: Clock,
+        *,
+        most: int,
     ) -> None:
         self._run = run
+        self._left = left
         self._run_together = run_together
         self._failed = failed
         self._places = places
@@ -73,11 +84,13 @@ class Flights:
         flight = self._open.get((name, versions))
         if flight is None:
             return None
-        within = _WITHIN.get()
-        if flight in within:
+        within, own = _WITHIN.get(), flight.read.batch
+        if flight in within or (own is not None and any(_is_of(one, own) for one in within)):
             raise RuntimeError(f"the loader of {flight.read.namespace!r} reads the very entry that it loads")
         if within:
             self._places.free(flight.turn)
+            if own is not None:
+                own.batch.free(self._places.free)
         return flight
 
     def begin(
@@ -265,6 +278,8 @@ class Flights:
         self.close(flight)
         if not task.cancelled():
             task.exception()
+        elif flight.is_asked:  # nobody has looked at the answer
+            self._left(flight)
 
     def _parted(self, flights: Sequence[Flight], task: asyncio.Task[None]) -> None:
         self._formations.discard(task)
@@ -272,6 +287,10 @@ class Flights:
             if flight.task is None:
                 self._crash(flight, _cancelled(flight))
                 self.close(flight)
+
+
+def _is_of(flight: Flight, loader: BatchLoader) -> bool:
+    return flight.read.batch is not None and flight.read.batch.batch is loader.batch
 
 
 def _wake(news: asyncio.Future[None]) -> None:

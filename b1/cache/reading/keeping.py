@@ -129,13 +129,17 @@ class Keeping:
             if is_shared:
                 self._tasks.own(self.keep_there(read, value, times, versions.vector), "b1-cache-extend")
 
-    async def keep_there(self, read: Read, value: Value, times: Times, vector: bytes) -> None:
-        """Keep a value in the shared store, unless something moved since its vector was taken."""
+    async def keep_there(self, read: Read, value: Value, times: Times, vector: bytes, *, waits: bool = True) -> None:
+        """Keep a value in the shared store, unless something moved since its vector was taken.
+
+        Args:
+            waits: until the store has answered.
+        """
         if self._shared is None or read.residence.tier == "hot":
             return
         if len(value.data) > _BEST_RATIO * self._options.shared_limit_bytes:
             self._counts.refused["too_large"] += 1
-            await self._shared.give_up(read.place, read.tags, vector)
+            self._shared.give_up(read.place, read.tags, vector)
             return
         self._learning.saw(read.namespace, value.data)
         envelope = await self._envelopes.seal(
@@ -150,8 +154,9 @@ class Keeping:
             fresh_s=times.fresh_s,
             delta_s=times.delta_s,
         )
+        life_s = times.fresh_s + times.stale_s
         await self._shared.keep(
-            read.place, envelope, read.tags, vector, life_s=times.fresh_s + times.stale_s, fresh_s=times.fresh_s
+            read.place, envelope, read.tags, vector, life_s=life_s, fresh_s=times.fresh_s, waits=waits
         )
 
     def _times(self, read: Read, value: Value, delta_s: float) -> Times:

@@ -18,7 +18,6 @@ from b1.cache.reading.keeping import Keeping
 from b1.cache.reading.places import Places
 from b1.cache.reading.reads import Read
 from b1.cache.reading.shared import Answer, Shared, State
-from b1.cache.reading.tasks import Tasks
 from b1.cache.reading.tiers import Throttle
 from b1.cache.reading.values import Value, encode
 from b1.clock import Clock
@@ -47,7 +46,6 @@ class Loading:
         keeping: Keeping,
         shared: Shared | None,
         places: Places,
-        tasks: Tasks,
         counts: Counts,
         clock: Clock,
         *,
@@ -57,7 +55,6 @@ class Loading:
         self._keeping = keeping
         self._shared = shared
         self._places = places
-        self._tasks = tasks
         self._counts = counts
         self._clock = clock
         self._background = background
@@ -163,7 +160,11 @@ class Loading:
         if kept is None:
             self._give_up(flight)
         elif flight.vector is not None and self._shared is not None:
-            await self._keeping.keep_there(flight.read, value, kept, flight.vector)
+            try:
+                await self._keeping.keep_there(flight.read, value, kept, flight.vector, waits=False)
+            except BaseException:
+                self._give_up(flight)
+                raise
 
     async def _loaded(self, flight: Flight) -> tuple[Value, float, float]:
         if not self._places.try_take(flight.turn):
@@ -192,9 +193,15 @@ class Loading:
         if flight.read.options.stale_s:
             self.throttle.failed(flight.read.name, self._clock.monotonic() + flight.read.options.throttle_s)
 
+    def left(self, flight: Flight) -> None:
+        """Hear of a load that was cancelled before it began."""
+        if flight.answer is not None and flight.answer.is_ours:
+            flight.vector = flight.answer.vector
+            self._give_up(flight)
+
     def _give_up(self, flight: Flight) -> None:
-        """End the lease in the background: nobody should wait for that, least of all a cancelled load."""
+        """End the lease, in the background: nobody should wait for that, least of all a cancelled load."""
         if flight.vector is None or self._shared is None:
             return
         read = flight.read
-        self._tasks.own(self._shared.give_up(read.place, read.tags, flight.vector), "b1-cache-give-up")
+        self._shared.give_up(read.place, read.tags, flight.vector)

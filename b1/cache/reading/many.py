@@ -10,7 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
+from b1.cache.names import several
+from b1.cache.reading.places import Turn
+
 ManyLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
+
+TurnLoader = Callable[[Turn, list[str]], Awaitable[Mapping[str, Any]]]
 
 # A list longer than this is a query of its own.
 MANY_LIMIT = 1000
@@ -21,11 +26,14 @@ class Batch:
 
     Args:
         keys: all that might need it.
-        loader: called once, with those that do, as soon as each key has said whether it does.
+        loader: called once, with those that do, as soon as each key has said whether it does; the turn is that call's.
+        is_free: the calls need no place.
     """
 
-    def __init__(self, keys: Sequence[str], loader: ManyLoader) -> None:
+    def __init__(self, keys: Sequence[str], loader: TurnLoader, *, is_free: bool) -> None:
         self._undecided = set(keys)
+        self._is_free = is_free
+        self._turns: set[Turn] = set()
         self._wanted: list[str] = []
         self._loader = loader
         self._answer: asyncio.Future[Mapping[str, Any]] | None = None
@@ -46,7 +54,7 @@ class Batch:
             answer = self._answer = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_heard)
             try:
-                answer.set_result(await self._loader(list(self._wanted)))
+                answer.set_result(await self._called(list(self._wanted)))
             except asyncio.CancelledError:
                 answer.cancel()
                 raise
@@ -57,7 +65,8 @@ class Batch:
         try:
             return _of(await asyncio.shield(self._answer), key)
         except asyncio.CancelledError:
-            if not self._answer.cancelled():
+            task = asyncio.current_task()
+            if not self._answer.cancelled() or (task is not None and task.cancelling()):
                 raise
             return await self._alone(key)
 
@@ -72,25 +81,39 @@ class Batch:
         self._undecided.clear()
         self._decided.set()
 
+    def free(self, let_go: Callable[[Turn], None]) -> None:
+        """Hear that a load which holds a place waits for one of the keys: the calls go without."""
+        self._is_free = True
+        for turn in self._turns:
+            let_go(turn)
+
     async def _alone(self, key: str) -> Any:
-        return _of(await self._loader([key]), key)
+        return _of(await self._called([key]), key)
+
+    async def _called(self, keys: list[str]) -> Mapping[str, Any]:
+        turn = Turn(is_free=self._is_free)
+        self._turns.add(turn)
+        try:
+            return await self._loader(turn, keys)
+        finally:
+            self._turns.discard(turn)
 
 
 class BatchLoader:
     """The loader of one key of a batch."""
 
-    __slots__ = ("_batch", "_key")
+    __slots__ = ("_key", "batch")
 
     def __init__(self, batch: Batch, key: str) -> None:
-        self._batch = batch
+        self.batch = batch
         self._key = key
 
     async def __call__(self) -> Any:
-        return await self._batch.load(self._key)
+        return await self.batch.load(self._key)
 
     def aside(self) -> None:
         """Let the others load without this one: its value comes from elsewhere, as far as is known."""
-        self._batch.settled(self._key)
+        self.batch.settled(self._key)
 
 
 async def gathered(reads: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -109,8 +132,9 @@ def distinct(keys: Iterable[str]) -> list[str]:
 
     Raises:
         ValueError: there are more than 1000.
+        TypeError: it is one text.
     """
-    once = list(dict.fromkeys(keys))
+    once = list(dict.fromkeys(several(keys, "keys")))
     if len(once) > MANY_LIMIT:
         raise ValueError(f"{len(once)} keys are read at once, expected {MANY_LIMIT} at most")
     return once

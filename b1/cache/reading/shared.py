@@ -18,15 +18,19 @@ from b1.cache.packing.codec import Broken, Head
 from b1.cache.packing.envelopes import Envelopes
 from b1.cache.reading.gathering import Gathering
 from b1.cache.reading.limits import within
+from b1.cache.reading.writing import Writing
 from b1.clock import DEADLINE
 from b1.errors import StoreUnavailable
-from b1.store.base import CacheAnswer, CacheRead, CacheState
+from b1.store.base import CacheAnswer, CacheRead, CacheState, CacheWrite
 from b1.types import VersionSource
 
 if TYPE_CHECKING:
     from b1.cache.reading.reads import Read
 
 T = TypeVar("T")
+
+# Leases that a closing cache gives up; a store that does not answer holds up nobody longer.
+_CLOSE_S = 0.25
 
 
 class State(enum.Enum):
@@ -80,6 +84,8 @@ class CacheStore(Protocol):
         fresh_ms: int | None = None,
     ) -> bool: ...
 
+    async def store_many(self, writes: Sequence[CacheWrite]) -> list[bool]: ...
+
     @property
     def versions(self) -> VersionSource: ...
 
@@ -111,6 +117,7 @@ class Shared:
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
         self._gathering = Gathering(self._read_many, self._unwanted)
+        self._writing = Writing(self._store_many, self._refused)
 
     def __repr__(self) -> str:
         return f"<Shared is_there={self.is_there} must_ask={self.must_ask}>"
@@ -143,11 +150,21 @@ class Shared:
             held: the vector of a copy that the caller has.
         """
         read = CacheRead(key, tags, int(lease_s * 1000) if key is not None else 0, held)
-        # Who has a deadline of its own asks alone: the others' call would not end with it.
-        answers = await self._read_many((read,)) if DEADLINE.get() is not None else await self._gathering.read(read)
+        if DEADLINE.get() is None:
+            answers: Sequence[CacheAnswer] | None = await self._gathering.read(read)
+        else:  # whose call ends with it, and so it is nobody else's
+            answers = await self._read_apart((read,))
         if not answers:
             return None
-        return await self._understood(name, key or "", tags, answers[0], lease_s, namespace)
+        answer = answers[0]
+        if answer.value is None:
+            return _without_value(answer)
+        try:
+            opened = await self._opened(name, namespace, tags, answer)
+            return opened or (await self._beside([(read, answer)], lease_s))[0]
+        except BaseException:
+            self._unwanted(read, answer)
+            raise
 
     async def ask_many(
         self, reads: Sequence[Read], *, lease_s: float = 0.0, held: Sequence[bytes | None] = ()
@@ -160,13 +177,15 @@ class Shared:
                 asked.append(CacheRead(None, read.tags, 0, vector))
             else:
                 asked.append(CacheRead(read.place, read.tags, lease_ms, vector))
-        answers = await self._read_many(asked)
-        if answers is None:
+        answers = await self._read_apart(asked)
+        if not answers:
             return None
-        return [
-            await self._understood(read.name, read.place, read.tags, answer, lease_s, read.namespace)
-            for read, answer in zip(reads, answers, strict=True)
-        ]
+        try:
+            return await self._understood(reads, asked, answers, lease_s)
+        except BaseException:
+            for one, answer in zip(asked, answers, strict=True):
+                self._unwanted(one, answer)
+            raise
 
     async def lease(self, key: str, tags: tuple[str, ...], lease_s: float) -> bytes | None:
         """Take the lease to load what is still there; the vector if it is ours.
@@ -177,71 +196,107 @@ class Shared:
         return answer.vector if answer is not None and answer.is_ours else None
 
     async def keep(
-        self, key: str, envelope: bytes, tags: tuple[str, ...], vector: bytes, *, life_s: float, fresh_s: float
-    ) -> bool:
-        """Store an envelope unless something moved since the vector was taken, and end the lease."""
+        self,
+        key: str,
+        envelope: bytes,
+        tags: tuple[str, ...],
+        vector: bytes,
+        *,
+        life_s: float,
+        fresh_s: float,
+        waits: bool = True,
+    ) -> None:
+        """Store an envelope unless something moved since the vector was taken, and end the lease.
+
+        Args:
+            waits: until the store has answered; else it is stored in the background.
+        """
         if len(envelope) > self._limit_bytes:
             self._counts.refused["too_large"] += 1
-            await self.give_up(key, tags, vector)
-            return False
+            self.give_up(key, tags, vector)
+            return
         ttl_ms, fresh_ms = max(1, int(life_s * 1000)), max(1, int(fresh_s * 1000))
-        kept = await self._within(
-            self._store.store_if_unchanged(
-                key,
-                envelope,
-                tags=tags,
-                vector=vector,
-                ttl_ms=ttl_ms,
-                fresh_ms=None if fresh_ms >= ttl_ms else fresh_ms,
-            )
-        )
-        if kept is False:
-            self._counts.refused["changed"] += 1
-        return bool(kept)
+        write = CacheWrite(key, envelope, tags, vector, ttl_ms, None if fresh_ms >= ttl_ms else fresh_ms)
+        if waits:
+            await self._writing.keep(write)
+        else:
+            self._writing.send(write)
 
-    async def give_up(self, key: str, tags: tuple[str, ...], vector: bytes) -> None:
-        """End the lease without a value, so that the next caller may load."""
-        await self._within(self._store.store_if_unchanged(key, None, tags=tags, vector=vector, ttl_ms=1))
+    def give_up(self, key: str, tags: tuple[str, ...], vector: bytes) -> None:
+        """End the lease without a value, so that the next caller may load; in the background."""
+        self._writing.send(CacheWrite(key, None, tags, vector, 1))
 
     async def aclose(self) -> None:
-        """End the calls under way."""
-        await self._gathering.aclose()
+        """End the calls under way; what is given up still gets there, if the store answers at once."""
+        limit_s = min(_CLOSE_S, self._timeout_s)
+        await self._gathering.aclose(limit_s)
+        await self._writing.aclose(limit_s)
+
+    async def _read_apart(self, reads: Sequence[CacheRead]) -> list[CacheAnswer] | None:
+        """Read in a call of one's own; it goes on without whoever has gone, if it may bring leases."""
+        if any(read.lease_ms for read in reads):
+            return await self._gathering.read_apart(reads)
+        return await self._read_many(reads)
 
     async def _read_many(self, reads: Sequence[CacheRead]) -> list[CacheAnswer] | None:
         answers = await self._within(self._store.read_many(reads))
         # Redis went away in this very call, and the answer is the stand-in's, which knows nothing of what is cached.
         return answers if self.is_there else None
 
-    async def _unwanted(self, read: CacheRead, answer: CacheAnswer) -> None:
+    async def _store_many(self, writes: Sequence[CacheWrite]) -> list[bool] | None:
+        return await self._within(self._store.store_many(writes))
+
+    def _refused(self, reason: str) -> None:
+        self._counts.refused[reason] += 1
+
+    def _unwanted(self, read: CacheRead, answer: CacheAnswer) -> None:
         """End a lease that came for somebody who has gone."""
         if read.key is not None and _lease(answer)[0]:
-            await self.give_up(read.key, read.tags, answer.vector)
+            self.give_up(read.key, read.tags, answer.vector)
 
     async def _understood(
-        self, name: str, key: str, tags: tuple[str, ...], answer: CacheAnswer, lease_s: float, namespace: str
-    ) -> Answer:
-        if answer.value is not None:
-            return await self._opened(name, key, tags, answer, lease_s, namespace)
-        state = State.HELD if answer.state is CacheState.CURRENT else State.NONE
-        return Answer(state, answer.vector, *_lease(answer))
+        self, reads: Sequence[Read], asked: Sequence[CacheRead], answers: Sequence[CacheAnswer], lease_s: float
+    ) -> list[Answer]:
+        understood: list[Answer] = []
+        broken: list[int] = []
+        for at, (read, answer) in enumerate(zip(reads, answers, strict=True)):
+            opened = (
+                _without_value(answer)
+                if answer.value is None
+                else await self._opened(read.name, read.namespace, read.tags, answer)
+            )
+            if opened is None:
+                broken.append(at)
+            understood.append(opened or _NOTHING)
+        if broken:
+            beside = await self._beside([(asked[at], answers[at]) for at in broken], lease_s)
+            for at, told in zip(broken, beside, strict=True):
+                understood[at] = told
+        return understood
 
-    async def _opened(
-        self, name: str, key: str, tags: tuple[str, ...], answer: CacheAnswer, lease_s: float, namespace: str
-    ) -> Answer:
-        """Open the envelope of an answer that has one."""
-        is_ours, is_loading = _lease(answer)
+    async def _opened(self, name: str, namespace: str, tags: tuple[str, ...], answer: CacheAnswer) -> Answer | None:
+        """Open the envelope of an answer that has one; None when it is broken."""
         try:
             head, value, same_tags = await self._envelopes.open(name, namespace, answer.value or b"", tags)
         except Broken as broken:
             self._counts.error(broken.cause)
-            # Nothing usable is there, and the store believes that something is: whoever has the lease beside it loads.
-            if not (is_ours or is_loading) and lease_s:
-                beside = await self.ask("", f"{key}:early", tags, lease_s=lease_s)
-                is_ours, is_loading = (True, False) if beside is None else (beside.is_ours, beside.is_loading)
-            return Answer(State.NONE, answer.vector, is_ours, is_loading)
+            return None
         state = State.FRESH if answer.state is CacheState.HIT else State.STALE
         fresh_s, left_s = answer.fresh_ms / 1000.0, answer.left_ms / 1000.0
-        return Answer(state, answer.vector, is_ours, is_loading, value, head, fresh_s, left_s, same_tags)
+        return Answer(state, answer.vector, *_lease(answer), value, head, fresh_s, left_s, same_tags)
+
+    async def _beside(self, broken: Sequence[tuple[CacheRead, CacheAnswer]], lease_s: float) -> list[Answer]:
+        """Say who loads where nothing usable is, and the store believes that something is.
+
+        It gives no lease with a hit: whoever has the one beside it loads. All are asked for in one trip.
+        """
+        leases = [_lease(answer) for _, answer in broken]
+        unled = [at for at, lease in enumerate(leases) if lease == (False, False)] if lease_s else []
+        asked = [CacheRead(f"{broken[at][0].key}:early", broken[at][0].tags, int(lease_s * 1000)) for at in unled]
+        answers = await self._read_apart(asked) if asked else None
+        for at, answer in zip_longest(unled, answers or ()):
+            leases[at] = (True, False) if answer is None else _lease(answer)
+        return [Answer(State.NONE, answer.vector, *lease) for (_, answer), lease in zip(broken, leases, strict=True)]
 
     async def _within(self, call: Awaitable[T]) -> T | None:
         """Await a call of the store; None when it does not answer in time."""
@@ -270,3 +325,11 @@ def _lease(answer: CacheAnswer) -> tuple[bool, bool]:
     if answer.state is CacheState.STALE:
         return answer.has_lease, not answer.has_lease
     return False, answer.state is CacheState.LOADING
+
+
+def _without_value(answer: CacheAnswer) -> Answer:
+    state = State.HELD if answer.state is CacheState.CURRENT else State.NONE
+    return Answer(state, answer.vector, *_lease(answer))
+
+
+_NOTHING = Answer(State.NONE, b"")

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from b1.clock import DEADLINE
+
 _log = logging.getLogger("b1.cache")
 
 
@@ -28,7 +30,11 @@ class Tasks:
         if len(self._tasks) >= self._most:
             work.close()
             return False
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        deadline = DEADLINE.set(None)  # the work is nobody's who waits
+        try:
+            task = asyncio.get_running_loop().create_task(work, name=name)
+        finally:
+            DEADLINE.reset(deadline)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return True

@@ -21,6 +21,7 @@ from b1.cache.reading.flights import GRACE_S
 from b1.cache.reading.many import Batch, BatchLoader, ManyLoader, distinct, gathered
 from b1.cache.reading.places import Turn
 from b1.cache.reading.reads import Loader, Read, Reads, nothing
+from b1.cache.reading.shared import Answer
 from b1.cache.reading.values import Value, decode
 from b1.clock import Clock, remaining
 from b1.errors import DeadlineExceeded
@@ -65,7 +66,12 @@ class Together:
         if self._must_not_wait():
             loaded = await loader(missing)
             return {key: got[key] if key in got else loaded.get(key) for key in asked}
-        batch = Batch(missing, lambda wanted: self._engine.in_a_place(lambda: loader(wanted)))
+        engine = self._engine
+        batch = Batch(
+            missing,
+            lambda turn, wanted: engine.in_a_place(turn, lambda: loader(wanted)),
+            is_free=engine.flights.is_within,
+        )
         reads = self._reads.many(missing, lambda key: BatchLoader(batch, key), organization, how)
         for read, value in zip(reads, await self._load(reads, list(found.values()), batch), strict=True):
             got[read.key] = decode(value, typed)
@@ -146,13 +152,23 @@ class Together:
         answers = await engine.ask_many(reads, found)
         values: dict[str, Value] = {}
         rest: list[Coroutine[Any, Any, Value]] = []
-        for read, copy, answer in zip_longest(reads, found, answers):
-            value = engine.settled(read, copy, answer)
-            if value is None:
-                rest.append(engine.unsettled(read, copy, answer))
-            else:
-                values[read.key] = value
-        return await self._waited(reads, values, rest, batch)
+        unled = {read.key: (read, answer) for read, answer in zip(reads, answers, strict=False) if answer.is_ours}
+
+        def loaded(read: Read, copy: Found | None, answer: Answer | None) -> Coroutine[Any, Any, Value]:
+            unled.pop(read.key, None)
+            return engine.unsettled(read, copy, answer)
+
+        try:
+            for read, copy, answer in zip_longest(reads, found, answers):
+                value = engine.settled(read, copy, answer)
+                if value is None:
+                    rest.append(_begun(loaded, read, copy, answer))
+                else:
+                    values[read.key] = value
+            return await self._waited(reads, values, rest, batch)
+        finally:
+            for read, answer in unled.values():  # whose task was cancelled before it began
+                engine.give_up(read, answer)
 
     async def _flown(
         self,
@@ -215,6 +231,15 @@ class Together:
                     value.close()  # of a task that was cancelled before it began
             values.update(zip(missing, waited, strict=True))
         return [values[read.key] for read in reads]
+
+
+async def _begun(
+    begin: Callable[[Read, Found | None, Answer | None], Awaitable[Value]],
+    read: Read,
+    copy: Found | None,
+    answer: Answer | None,
+) -> Value:
+    return await begin(read, copy, answer)
 
 
 def _nothing(_key: str) -> Loader:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from b1.cache.names import checked_key, entry_name
+from b1.cache.names import checked_key, entry_name, several
 from b1.errors import ConfigurationError
 from b1.types import Principal
 
@@ -194,7 +194,7 @@ def entry_names(keys: Iterable[Key]) -> tuple[str, ...]:
     Raises:
         ValueError: one is no key.
     """
-    pairs = [(key, None) if isinstance(key, str) else key for key in keys]
+    pairs = [(key, None) if isinstance(key, str) else key for key in several(keys, "keys")]
     return tuple(entry_name(checked_key(key), organization) for key, organization in pairs)
 
 

@@ -106,6 +106,7 @@ class Warming:
         if not self.enabled or self._is_started or self._is_stopped:
             return
         self._is_started = True
+        self._epoch = self._l1.versions_of(()).vector  # the first connection to Redis changed it, and emptied nothing
         began_s = self._clock.monotonic()
         waiting = deque(self._planning.criticals())
         if waiting and not self._conditions.reason():

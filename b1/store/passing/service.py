@@ -110,15 +110,13 @@ class Passing:
         """Do what `PassingStore.tell_through` says."""
         self._has_heir, self._tell = has_heir, tell
 
-    def hear(self, data: bytes) -> None:
-        """Do what `PassingStore.hear` says."""
+    def hear(self, data: bytes) -> list[tuple[str, ...] | None]:
+        """Do what `PassingStore.hear` says; return the tags of each message, None: everything."""
         try:
             frames = list(unpack(data))
         except ValueError:
-            return  # of a version that says it otherwise: the last export has it
-        for frame in frames:
-            if frame is not None and frame.kind == TAGS:
-                self._invalidate(frame)
+            return []  # of a version that says it otherwise: the last export has it
+        return [self._invalidate(frame) for frame in frames if frame is not None and frame.kind == TAGS]
 
     async def export(
         self,

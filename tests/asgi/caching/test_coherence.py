@@ -99,9 +99,10 @@ async def test_no_read_after_an_invalidation_is_older(store_kind: Any, seed: int
     trial = Trial(store_kind, seed)
     await trial.run()
     counts = [world.responses.counts for world in trial.worlds]
-    assert (0, True, True) == (
-        trial.stale,
-        trial.reads > 1000,
-        sum(count.hits for count in counts) > 100 and sum(count.stored for count in counts) > 40,
+    hits, misses, collapsed, stored = (
+        sum(getattr(count, name) for count in counts) for name in ("hits", "misses", "collapsed", "stored")
     )
-    assert 0 < sum(count.collapsed for count in counts)
+    # How often the handler runs depends on the machine: the writer turns while readers wait in real time for each other's
+    # leases. What it made is kept, but for a tenth that failed or has a cookie, and what was overtaken.
+    assert (0, True, True) == (trial.stale, trial.reads > 1000, hits > 100)
+    assert 2 * stored > misses - collapsed > 0 < collapsed

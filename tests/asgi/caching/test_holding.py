@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from b1.asgi.caching.options import ResponseCacheOptions
 from b1.asgi.caching.stored import SharedPairs, StoredAnswer
 from b1.asgi.options import CacheOptions
 from b1.cache.packing.holding import HoldOptions, with_crc
-from b1.cache.packing.zstandard import Unreadable, Zstd
+from b1.cache.packing.zstandard import Zstd
 from b1.store.memory import MemoryStore
 from b1.units import MIB
 from tests.asgi.caching.test_compression import JSON, OPTIONS, TEXT, accepting, decoded, world
@@ -116,13 +117,57 @@ async def test_a_damaged_answer_is_made_again(length: int) -> None:
     assert 1 == made.responses.snapshot().held.damaged
 
 
+BOMB = with_crc(Zstd().compress(bytes(32 * MIB), 3))
+
+
 async def test_a_bomb_with_the_right_checksum_is_not_unpacked_and_gone() -> None:
     made = world()
     await made.get()
-    damaged(made, with_crc(Zstd().compress(bytes(32 * MIB), 3)))
-    with pytest.raises(Unreadable):
-        await made.get()
+    damaged(made, BOMB)
+    await made.get()
     assert (TEXT, 2) == ((await made.get()).body, made.runs)
+
+
+@pytest.mark.parametrize("accept", [b"", b"gzip"])
+async def test_what_turns_out_to_be_damaged_when_it_is_unpacked_is_a_miss(accept: bytes) -> None:
+    made = world()
+    await made.get()
+    damaged(made, BOMB)
+    asked = (b"cache-control", b"max-age=3600")  # such a request is not answered by the shortest way
+    reply = await made.get(headers=[(b"accept-encoding", accept), asked])
+    counts = made.responses.counts
+    assert (200, TEXT, 2, 0, 2) == (reply.status, decoded(reply), made.runs, counts.hits, counts.misses)
+    assert 1 == made.responses.snapshot().held.damaged
+
+
+async def test_a_variant_that_was_made_of_an_older_answer_does_not_take_the_newer_ones_place() -> None:
+    made = world(options=CacheOptions(ttl_s=60, vary="organization", obey_no_cache=True))
+    await made.get()
+    compressor, gate, begun = made.responses.maker.compressor, asyncio.Event(), asyncio.Event()
+    compress = compressor.compress
+
+    async def slowly(body: bytes, encoding: bytes) -> bytes | None:
+        begun.set()
+        await gate.wait()
+        return await compress(body, encoding)
+
+    compressor.compress = slowly  # type: ignore[method-assign]
+    asking = asyncio.create_task(made.get(**accepting(b"gzip")))
+    await begun.wait()
+    made.handler.body = newer = TEXT.replace(b"text", b"word")
+    await made.get(headers=[(b"cache-control", b"no-cache")])
+    gate.set()
+    assert TEXT == decoded(await asking)
+    assert ([newer] * 2, 2) == ([decoded(await made.get(**accepting(one))) for one in (b"", b"gzip")], made.runs)
+
+
+async def test_a_ready_form_that_is_dropped_is_no_eviction() -> None:
+    made = world(options=CacheOptions(ttl_s=60, vary="organization", obey_no_cache=True))
+    for _ in range(12):
+        await made.get()
+    assert 1 == made.responses.l1.holding().ready_entries
+    await made.get(headers=[(b"cache-control", b"no-cache")])
+    assert (0, 0) == (made.responses.l1.holding().ready_entries, sum(made.l1.evictions.values()))
 
 
 async def test_those_who_wait_for_one_run_get_their_own_encodings() -> None:
@@ -236,3 +281,21 @@ async def test_an_answer_in_memory_alone_is_packed_too() -> None:
     made.handler.body, made.handler.headers = TEXT, [JSON]
     await made.get()
     assert (TEXT, 1) == ((await made.get()).body, made.responses.snapshot().held.packed_entries)
+
+
+async def test_an_answer_that_was_found_is_gone_with_who_found_it_and_not_when_the_collector_comes() -> None:
+    made = world()
+    await made.get()
+    (key,) = made.responses.l1.sample(10)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            found = made.responses.l1.find(key)
+            assert found is not None
+            assert isinstance(found.value, Bodies)
+            assert found.value[0 : len(TEXT)] == TEXT
+        del found
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
