@@ -250,6 +250,8 @@ class Flights:
         finally:
             timer.cancel()
             self.close(flight)  # before those who wait go on, and perhaps ask again
+            # Else the context of the task holds the load and its value, and the load its task, until the collector comes.
+            _WITHIN.set(())
 
     async def _fly_together(self, flights: Sequence[Flight]) -> None:
         try:
