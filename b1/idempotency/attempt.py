@@ -75,7 +75,8 @@ class Attempt:
         self._known: Replay | Refuse | None = None
         self._known_ttl_s = 0.0
         self._committed = False
-        self._settling: asyncio.Task[None] | None = None
+        # Not its task: the context of that holds the request, the request this, and so until the collector comes.
+        self._is_settling = False
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._renewal: asyncio.TimerHandle | None = None
         self._plan_renewal()
@@ -123,7 +124,7 @@ class Attempt:
 
     async def enter_transaction(self) -> Savepoint | None:
         """Open the deferred transaction, or go on in it behind a savepoint; for `Block`."""
-        if self._settling is not None:
+        if self._is_settling:
             raise TransactionOver("the answer of this request was given; its transaction is over")
         if self._deferred is None:
             self._deferred = await self._open()
@@ -156,7 +157,7 @@ class Attempt:
 
     async def leave_transaction(self, savepoint: Savepoint | None, error: BaseException | None) -> None:
         """Undo the block that failed; for `Block`. Cancelled tasks do not wait, the undoing comes with the outcome."""
-        if self._deferred is None or self._settling is not None:
+        if self._deferred is None or self._is_settling:
             return
         can_wait = isinstance(error, Exception) and not is_lost(error)
         if savepoint is not None and (error is None or can_wait):
@@ -173,13 +174,12 @@ class Attempt:
 
     async def settle(self, answer: Answer | None, *, storable: bool = True) -> Verdict:
         """Make the outcome certain and return what the client gets. Any number of callers get the one verdict."""
-        if self._settling is None:
+        if not self._is_settling:
             self._stop_renewal()
             judged = meaning(answer, storable=storable)
-            self._settling = self._service.spawn(
-                self._settle(answer, judged), name="b1-idempotency-settle", settles=True
-            )
-            self._settling.add_done_callback(self._abandon)
+            self._is_settling = True
+            settling = self._service.spawn(self._settle(answer, judged), name="b1-idempotency-settle", settles=True)
+            settling.add_done_callback(self._abandon)
         return await asyncio.shield(self._verdict)
 
     def _abandon(self, _: asyncio.Task[None]) -> None:
@@ -292,7 +292,7 @@ class Attempt:
 
     async def _renew(self) -> None:
         service, fence = self._service, self._running.fence
-        if fence is None or self._settling is not None:
+        if fence is None or self._is_settling:
             return
         try:
             if not await service.store.renew(self._keyed.store_key, fence, lease_ms=int(self._route.lease_s * 1000)):
@@ -300,7 +300,7 @@ class Attempt:
                 return
         except StoreUnavailable:
             service.counts.errors += 1
-        if self._settling is None:
+        if not self._is_settling:
             self._plan_renewal()
 
     def _stop_renewal(self) -> None:

@@ -174,7 +174,8 @@ def test_a_header_without_end_is_cut_off_and_not_collected(tmp_path: Path) -> No
 def test_connections_that_drip_or_say_nothing_are_closed(lasting: Lasting) -> None:
     assert b"" == read_all(lasting.silent)
     assert b"" == read_all(lasting.dripping)
-    wait_for(lambda: "HEADERS_TOO_SLOW" in lasting.server.log)
+    # A line in ten seconds names one reason; which one it is depends on what else was refused meanwhile.
+    wait_for(lambda: "requests were refused while they arrived" in lasting.server.log)
     assert 200 == lasting.server.status("/")
 
 

@@ -154,7 +154,7 @@ class IdempotencyMiddleware:
         running = self._service.spawn(work, name="b1-idempotency-run")
         # The handler may go on reading after its client has left.
         request.has_run = True
-        running.add_done_callback(lambda _: request.spool.close())
+        running.add_done_callback(request.over)
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -204,6 +204,11 @@ class _Request:
         self.has_run = False
         self._permits = permits
         self._paused: Any = None  # the ticket, while its permit is given back
+
+    def over(self, _: object) -> None:
+        """The handler has ended. The attempt refers to this request: without this both would wait for the collector."""
+        self.context.attempt = None
+        self.spool.close()
 
     def pause(self) -> None:
         """Give the permit back for as long as this request waits for another's outcome."""
