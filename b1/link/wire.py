@@ -218,8 +218,6 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             return  # whoever took a reply, or a push, has ended it
         self._heard(owed)
-        if not self._owed and self._departures.has_urgent:
-            self._departures.go()
 
     # The rest is bookkeeping
 
@@ -275,7 +273,7 @@ class Wire(asyncio.Protocol):
             return  # the connection ended in this very turn
         self._pending.end(turn)
         self.calls += turn.count
-        self._departures.add(turn, is_alone=not self._owed)
+        self._departures.add(turn)
 
     def _write(self, turns: Sequence[Turn]) -> None:
         if self._transport is None:

@@ -293,8 +293,6 @@ async def test_what_is_held_back_and_no_longer_wanted_is_never_sent() -> None:
     late = wire.submit(("ECHO", 6))  # its turn is not over yet
     wire.resume_writing()
     await asyncio.sleep(0)
-    while len(paper.written) < 2:  # it finds the others on the way, and waits a moment
-        await asyncio.sleep(0.001)
     sent = b"".join(paper.written)
     assert [number for number in range(7) if b"\r\n%d\r\n" % number in sent] == [0, 2, 4, 5, 6]
     wire.data_received(b":0\r\n:2\r\n:4\r\n:5\r\n:6\r\n")
@@ -339,72 +337,4 @@ async def test_a_call_that_finds_nobody_on_the_way_leaves_at_the_end_of_its_turn
         assert len(paper.written) == number + 1
         wire.data_received(b":%d\r\n" % number)
         assert await call == number
-    wire.end(ConnectionError("over"))
-
-
-async def test_calls_of_later_turns_gather_until_all_replies_are_in_and_leave_in_one_write() -> None:
-    wire, paper, _ = new_wire()
-    first = [wire.submit(("ECHO", number)) for number in range(2)]
-    await asyncio.sleep(0)
-    later = []
-    for number in range(2, 5):
-        later.append(wire.submit(("ECHO", number)))
-        await asyncio.sleep(0)
-    assert len(paper.written) == 1
-    wire.data_received(b":0\r\n")
-    assert len(paper.written) == 1  # one reply is missing
-    wire.data_received(b":1\r\n")
-    assert len(paper.written) == 2
-    assert paper.written[1].count(b"ECHO") == 3
-    wire.data_received(b":2\r\n:3\r\n:4\r\n")
-    assert await asyncio.gather(*first, *later) == [0, 1, 2, 3, 4]
-    assert (wire.pending, wire.pending_bytes, wire.writes, wire.calls) == (0, 0, 2, 5)
-    wire.end(ConnectionError("over"))
-
-
-async def test_who_gathers_does_not_wait_for_a_slow_reply() -> None:
-    wire, paper, _ = new_wire()
-    slow = wire.submit(("ECHO", 0))
-    await asyncio.sleep(0)
-    more = [wire.submit(("ECHO", 1))]
-    await asyncio.sleep(0)
-    more.append(wire.submit(("ECHO", 2)))
-    async with asyncio.timeout(10):
-        while len(paper.written) < 2:
-            await asyncio.sleep(0.001)
-    assert not slow.done()
-    assert b"".join(paper.written).count(b"ECHO") == 3
-    wire.data_received(b":0\r\n:1\r\n:2\r\n")
-    assert await asyncio.gather(slow, *more) == [0, 1, 2]
-    wire.end(ConnectionError("over"))
-
-
-async def test_who_gathers_when_the_connection_ends_is_told() -> None:
-    wire, paper, _ = new_wire()
-    calls = [wire.submit(("ECHO", 0))]
-    await asyncio.sleep(0)
-    calls.append(wire.submit(("ECHO", 1)))
-    await asyncio.sleep(0)
-    wire.end(ConnectionError("over"))
-    for call in calls:
-        with pytest.raises(StoreUnavailable, match="ended before the answer came"):
-            await call
-    await asyncio.sleep(0.005)
-    assert len(paper.written) == 1
-
-
-async def test_a_full_transport_keeps_gathered_calls_too() -> None:
-    wire, paper, _ = new_wire()
-    calls = [wire.submit(("ECHO", 0))]
-    await asyncio.sleep(0)
-    calls.append(wire.submit(("ECHO", 1)))
-    await asyncio.sleep(0)
-    wire.pause_writing()
-    wire.data_received(b":0\r\n")
-    await asyncio.sleep(0.005)
-    assert len(paper.written) == 1
-    wire.resume_writing()
-    assert len(paper.written) == 2
-    wire.data_received(b":1\r\n")
-    assert await asyncio.gather(*calls) == [0, 1]
     wire.end(ConnectionError("over"))
