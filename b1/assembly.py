@@ -31,7 +31,7 @@ from b1.asgi.middleware.limiter import LimiterLayer
 from b1.asgi.middleware.observe import Observe
 from b1.asgi.middleware.probes import Answer, Endpoint, Probes, health_endpoints, json_endpoint, served
 from b1.asgi.routes import RouteTable
-from b1.factories import admission_options
+from b1.factories import admission_options, reaches_all
 from b1.runtime import Runtime
 from b1.types import ASGIApp
 
@@ -184,7 +184,7 @@ def _cache_endpoints(runtime: Runtime) -> dict[str, Endpoint]:
         runtime.clock,
         shared=runtime.cache.shared,
         purge=Purge(runtime.purge, purged_keys) if runtime.purge is not None else None,
-        is_shared=lambda: runtime.store.mode != "local" and not runtime.store.owes_invalidations,
+        is_shared=reaches_all(runtime.store),
     )
     return {
         CACHE_PATH: served(desk, CACHE_METHODS),

@@ -247,7 +247,7 @@ def make_intents(
         cache.invalidate_names,
         clock,
         database=database,
-        is_shared=lambda: store.mode != "local" and not store.owes_invalidations,
+        is_shared=reaches_all(store),
         purge=purge,
         surrogates=purged_keys,
         options=IntentOptions(instance=f"{socket.gethostname()}:{os.getpid()}"),
@@ -278,11 +278,12 @@ def make_purge(adapter: Adapter, alerts: Alerts, clock: Clock) -> PurgeQueue:
 
 
 def make_following(purge: PurgeQueue | None, store: PassingStore) -> Following | None:
-    return (
-        None
-        if purge is None
-        else Following(purge, purged_keys, is_shared=lambda: store.mode != "local" and not store.owes_invalidations)
-    )
+    return None if purge is None else Following(purge, purged_keys, is_shared=reaches_all(store))
+
+
+def reaches_all(store: PassingStore) -> Callable[[], bool]:
+    """Say whether what is invalidated here is known to all processes: only then may a CDN ask for it anew."""
+    return lambda: store.mode != "local" and not store.owes_invalidations
 
 
 def make_link(settings: Settings, plan: Plan) -> Link | None:

@@ -25,13 +25,10 @@ from b1.units import (
     parse_text,
     parse_window,
     parse_words,
+    percent_up_to,
 )
 
 SECRET_MINIMUM = 32
-
-
-# A quarter: beyond it the bound that several processes keep together says little.
-_MOST_AHEAD = 25
 
 
 class Secret:
@@ -86,16 +83,6 @@ def _proxy(value: str) -> str:
     if value not in ("azure", "none") and not value.isdigit():
         raise ValueError("azure, none, or the number of trusted proxies")
     return value
-
-
-def _ahead(value: str) -> float:
-    try:
-        percent = float(value.removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= _MOST_AHEAD:
-        raise ValueError(f"a percentage from 0 to {_MOST_AHEAD}")
-    return percent
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -218,11 +205,8 @@ class Settings:
     )
     demo: bool = _setting("B1_DEMO", parse_switch, False, "seed the demo data")
     limit_scale: float = _setting("B1_LIMIT_SCALE", parse_positive, 1.0, "multiplies every quota; for load tests only")
-    limit_ahead: float = _setting(
-        "B1_LIMIT_AHEAD",
-        _ahead,
-        0.0,
-        "percent of a quota that a process may spend before Redis has confirmed it, up to 25; 0: Redis is asked first",
+    limit_ahead: float = _setting(  # beyond a quarter the bound that several processes keep together says little
+        "B1_LIMIT_AHEAD", percent_up_to(25), 0.0, "percent of a quota that may be spent before Redis confirms it"
     )
     ratelimit_headers: str = _setting(
         "B1_RATELIMIT_HEADERS",

@@ -95,6 +95,21 @@ def parse_port(value: str) -> int:
     return number
 
 
+def percent_up_to(most: int) -> Callable[[str], float]:
+    """Return a reader of "5" or "5%" that refuses what is not 0 to `most` percent."""
+
+    def parse(value: str) -> float:
+        try:
+            percent = float(value.strip().removesuffix("%"))
+        except ValueError:
+            percent = -1.0
+        if not 0 <= percent <= most:
+            raise ValueError(f"a percentage from 0 to {most}")
+        return percent
+
+    return parse
+
+
 def parse_count(value: str) -> int:
     """Read a whole number of at least 1.
 

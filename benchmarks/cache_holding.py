@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from abc import ABC, abstractmethod
 from statistics import median
 from typing import Any
 
@@ -44,7 +45,7 @@ COMMON = (
 TTL_S = 3600.0
 
 
-class Held:
+class Held(ABC):
     """One map and what is in it."""
 
     def __init__(self, documents: list[bytes], mib: int, *, is_packed: bool) -> None:
@@ -76,11 +77,11 @@ class Held:
             else:
                 self.hits_s.append(read_s - begun_s)
 
-    def read(self, key: str, size: int) -> bytes | None:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, key: str, size: int) -> bytes | None: ...
 
-    def put(self, key: str, body: bytes, tags: tuple[str, ...], owner: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def put(self, key: str, body: bytes, tags: tuple[str, ...], owner: str) -> None: ...
 
 
 class HeldValues(Held):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from b1.units import format_bytes, parse_bytes, parse_seconds, parse_switch
+from b1.units import format_bytes, parse_bytes, parse_seconds, parse_switch, percent_up_to
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,14 @@ def test_a_switch_is_one_of_eight_words() -> None:
 )
 def test_bytes_are_written_for_a_person(count: int, expected: str) -> None:
     assert expected == format_bytes(count)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5", 5.0), (" 2.5% ", 2.5), ("0", 0.0), ("25", 25.0)])
+def test_a_percentage_may_have_its_sign(text: str, expected: float) -> None:
+    assert percent_up_to(25)(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "%", "26", "-1", "nan", "five", "5%%"])
+def test_a_percentage_that_is_none_or_too_large_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a percentage from 0 to 25"):
+        percent_up_to(25)(text)
